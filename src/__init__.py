@@ -1,0 +1,1 @@
+"""Block selection for feature-norm out-of-distribution detection, on PyTorch Lightning."""

@@ -1,0 +1,158 @@
+"""The callback that watches NormRatio of every block and selects one, without OOD data."""
+
+__all__ = ["BlockSelection"]
+
+import csv
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from src.data.datasets import Batch
+from src.metrics.norm_ratio import NormRatio
+from src.network import Network
+
+log = logging.getLogger(__name__)
+
+
+class BlockSelection(L.Callback):
+    """Measures NormRatio of every block in each validation epoch and selects the largest.
+
+    The clean half of NormRatio is read from the validation forward itself, by hooks that are
+    open during it; the callback adds one forward of the pseudo-OOD images and nothing else.
+    The result is put into `module.network`, logged as `norm_ratio/<block>`, `selected_block`
+    (depth, counted from 1) and `norm_ratio_margin` (best minus second), and appended to
+    `norm_ratio.csv` in the trainer's root folder.
+
+    Args:
+        pseudo_ood: (image (B, C, H, W), index (B,)) -> pseudo-OOD images of the same shape.
+        split: the ID images to measure on: "validation" (held out) or "training" (all that the
+            data module was given to train on, as in the paper; two forwards an image).
+        normalised: whether the network gets normalised images, as in training.
+
+    Raises:
+        ValueError: if `split` is unknown, or pseudo-OOD images cannot be made at this size.
+
+    Source:
+        Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1.
+    Differs:
+        Held-out, normalised images by default. The authors' `normratio.py` uses the training
+        split and leaves out the normalisation it trained with: `selection=official`.
+    """
+
+    def __init__(
+        self,
+        pseudo_ood: Callable[[Tensor, Tensor], Tensor],
+        *,
+        split: str = "validation",
+        normalised: bool = True,
+    ) -> None:
+        if split not in ("validation", "training"):
+            raise ValueError(
+                f"expected split to be 'validation' or 'training', got {split!r}; choose one"
+            )
+        self.pseudo_ood = pseudo_ood
+        self.split = split
+        self.normalised = normalised
+        self._norms: Mapping[str, Tensor] = {}
+        self._hooks = ExitStack()
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Tries the pseudo-OOD images on a blank one, so that a misfit shows before training."""
+        network: Network = module.network
+        self.pseudo_ood(torch.zeros(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
+        self.norm_ratio = NormRatio(len(network.blocks))
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Opens the hooks."""
+        if trainer.sanity_checking:
+            return
+        self.norm_ratio.to(module.device).reset()
+        self._norms = self._hooks.enter_context(module.network.observe_norms())
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Takes the clean norms of the validation forward, adds the pseudo-OOD forward."""
+        if not trainer.sanity_checking and self.split == "validation":
+            self._measure(trainer, module.network, batch, forward_clean=not self.normalised)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Selects the block, logs the curves."""
+        if trainer.sanity_checking:
+            return
+        if self.split == "training":
+            for batch in _training_batches(trainer):
+                self._measure(trainer, module.network, batch, forward_clean=True)
+        self._hooks.close()
+        network: Network = module.network
+        mean = {name: value.tolist() for name, value in self.norm_ratio.compute().items()}
+        network.norm_ratio = dict(zip(network.blocks, mean["ratio"], strict=True))
+        depth = network.blocks.index(network.block("selected")) + 1
+        best, second = (sorted(mean["ratio"], reverse=True) + mean["ratio"])[:2]
+        module.log_dict(
+            {f"norm_ratio/{block}": ratio for block, ratio in network.norm_ratio.items()}
+            | {"selected_block": float(depth), "norm_ratio_margin": best - second},
+            sync_dist=False,  # computed from sums over all processes: equal already
+        )
+        if trainer.is_global_zero:
+            log.info(
+                "epoch %d: selected block %s, NormRatio %.4f, margin %.4f",
+                trainer.current_epoch, network.selected, best, best - second,
+            )  # fmt: skip
+            _append(Path(trainer.default_root_dir), trainer.current_epoch, network, mean)
+
+    def on_exception(
+        self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Closes the hooks."""
+        self._hooks.close()
+
+    def _measure(
+        self, trainer: L.Trainer, network: Network, batch: Batch, *, forward_clean: bool
+    ) -> None:
+        forward = network if self.normalised else network.net
+        with trainer.precision_plugin.forward_context():
+            if forward_clean:
+                forward(batch.image)
+            clean = torch.stack([self._norms[block] for block in network.blocks], dim=1)
+            forward(self.pseudo_ood(batch.image, batch.index))
+        puzzle = torch.stack([self._norms[block] for block in network.blocks], dim=1)
+        kept = batch.index >= 0
+        self.norm_ratio.update(clean[kept], puzzle[kept])
+
+
+def _training_batches(trainer: L.Trainer) -> Any:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    for batch in data.selection_dataloader():
+        yield data.on_after_batch_transfer(trainer.strategy.batch_to_device(batch), 0)
+
+
+def _append(folder: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]) -> None:
+    """Adds one row per block to `norm_ratio.csv`."""
+    path = folder / "norm_ratio.csv"
+    folder.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(
+                ["epoch", "block", "depth", "norm_id", "norm_pseudo_ood", "ratio", "selected"]
+            )
+        for position, block in enumerate(network.blocks):
+            writer.writerow(
+                [epoch, block, position + 1]
+                + [mean[name][position] for name in ("norm_id", "norm_pseudo_ood", "ratio")]
+                + [int(block == network.selected)]
+            )

@@ -1,0 +1,172 @@
+"""The data of one experiment: training, held-out, test and OOD images."""
+
+__all__ = ["ImageData"]
+
+from collections.abc import Mapping
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from src.data.datasets import Batch, ImageSet, Source
+from src.data.sampling import BatchSampler
+from src.data.transforms import CropFlip
+
+
+class ImageData(L.LightningDataModule):
+    """One ID data set and any number of OOD sets, held on the device as uint8.
+
+    Images reach the modules as float32 in [0, 1]; the network owns the normalisation.
+
+    Args:
+        train: source of the ID training images.
+        test: source of the ID test images.
+        ood: name -> source of the OOD images.
+        batch_size: training images per batch and process.
+        eval_batch_size: images per batch and process everywhere else.
+        validation_size: training images held out for validation and block selection.
+        augmentation: applied to the training batches only.
+        seed: of the training order.
+        split_seed: of the held-out part; one part for all seeds of training, unless set.
+
+    Raises:
+        ValueError: if the training set has no classes, the test set has others, or an OOD set
+            takes the reserved name `id` or `fit`.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        test: Source,
+        ood: Mapping[str, Source],
+        *,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        validation_size: int = 5000,
+        augmentation: CropFlip | None = None,
+        seed: int = 0,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not train.classes or train.classes != test.classes:
+            raise ValueError(
+                "expected training and test images of the same classes, got "
+                f"{len(train.classes)} {train.classes[:10]} and {len(test.classes)} "
+                f"{test.classes[:10]}; check their sources"
+            )
+        if reserved := {"id", "fit"} & set(ood):
+            raise ValueError(
+                f"expected OOD sets not named 'id' or 'fit', got {sorted(reserved)}; rename them"
+            )
+        self.named = {"fit": train, "id": test, **ood}
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.validation_size, self.augmentation = validation_size, augmentation
+        self.seed, self.split_seed = seed, split_seed
+        self.loaded: dict[str, ImageSet] = {}
+        self.fit_first = False  # whether testing begins with the images to fit detectors on
+
+    @property
+    def num_classes(self) -> int:
+        """Number of ID classes."""
+        return len(self.named["fit"].classes)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the test loaders, in their order: `id`, then the OOD sets."""
+        return tuple(name for name in self.named if name != "fit")
+
+    def check_classes(self, num_classes: int) -> None:
+        """Refuses a network with another number of classes.
+
+        Raises:
+            ValueError: if the images have other than `num_classes` classes.
+        """
+        if num_classes != self.num_classes:
+            raise ValueError(
+                f"expected a network of {self.num_classes} classes, as the ID images have, got "
+                f"one of {num_classes}; choose data and net (or the checkpoint) that belong "
+                "together"
+            )
+
+    def prepare_data(self) -> None:
+        """Downloads what is missing, on one process."""
+        for source in self.named.values():
+            source.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Decodes what the stage needs and was not decoded before.
+
+        Raises:
+            ValueError: if `validation_size` leaves no training or no validation image.
+        """
+        tested = ("fit", *self.sources) if self.fit_first else self.sources
+        for name in tested if stage == "test" else ("fit",):
+            self._images(name)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Returns the training part, shuffled; the only loader that is augmented."""
+        return self._loader(self._part("train"), self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Returns the held-out part of the training images."""
+        return self._loader(self._part("validation"), self.eval_batch_size)
+
+    def fit_dataloader(self) -> DataLoader[Batch]:
+        """Returns the training part in evaluation order, to fit detectors on."""
+        return self._loader(self._part("train"), self.eval_batch_size)
+
+    def selection_dataloader(self) -> DataLoader[Batch]:
+        """Returns all training images, on which the authors' code selects the block."""
+        return self._loader(self._images("fit"), self.eval_batch_size)
+
+    def test_dataloader(self) -> list[DataLoader[Batch]]:
+        """Returns the loaders of `sources`, behind that of the fit if `fit_first`."""
+        fit = [self.fit_dataloader()] if self.fit_first else []
+        return fit + [
+            self._loader(self._images(name), self.eval_batch_size) for name in self.sources
+        ]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Returns the batch with float32 images in [0, 1], augmented while training."""
+        image = batch.image
+        if self.trainer and self.trainer.training and self.augmentation:
+            image = self.augmentation(image, batch.index, self.trainer.current_epoch)
+        return batch._replace(image=image.float().div_(255))
+
+    def _images(self, name: str) -> ImageSet:
+        """Returns a decoded set on the trainer's device; decoded once."""
+        if name not in self.loaded:
+            self.loaded[name] = self.named[name].load()
+            if name == "fit":
+                self.loaded[name] = self._held_out_first(self.loaded[name])
+        device = self.trainer.strategy.root_device if self.trainer else "cpu"
+        self.loaded[name] = self.loaded[name].to(device)
+        return self.loaded[name]
+
+    def _held_out_first(self, images: ImageSet) -> ImageSet:
+        """Returns the set permuted by the seed, so that both parts are views of its memory."""
+        if not 1 <= self.validation_size < len(images):
+            raise ValueError(
+                f"expected validation_size within 1..{len(images) - 1}, got "
+                f"{self.validation_size}; the training source has {len(images)} images"
+            )
+        generator = torch.Generator().manual_seed(self.split_seed)
+        return images.subset(torch.randperm(len(images), generator=generator))
+
+    def _part(self, part: str) -> ImageSet:
+        held_out = slice(None, self.validation_size)
+        rest = slice(self.validation_size, None)
+        return self._images("fit").subset(held_out if part == "validation" else rest)
+
+    def _loader(
+        self, images: ImageSet, batch_size: int, *, shuffle: bool = False
+    ) -> DataLoader[Batch]:
+        sampler = BatchSampler(
+            len(images),
+            batch_size,
+            num_replicas=self.trainer.world_size if self.trainer else 1,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            shuffle=shuffle,
+            seed=self.seed,
+        )
+        return DataLoader(images, batch_size=None, sampler=sampler)

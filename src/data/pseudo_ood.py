@@ -1,0 +1,99 @@
+"""Pseudo-OOD images, made from ID images alone."""
+
+__all__ = ["Jigsaw"]
+
+import torch
+from torch import Tensor
+
+from src.counter_random import random_bits
+
+
+class Jigsaw:
+    """Cuts images into grid x grid tiles and puts them back in a random order.
+
+    The order of an image's tiles is a function of (seed, index) alone: it is the same in every
+    epoch, batch, device and number of processes.
+
+    Args:
+        grid: tiles per side.
+        border: what becomes of the rows and columns left over when the side is not a multiple of
+            `grid`: "zero" makes them black, "keep" leaves them as they were.
+        identity: whether the order may come out unchanged (once in (grid^2)! images). If not,
+            such an image's tiles are rotated by a random number of places instead.
+        seed: of the orders.
+
+    Raises:
+        ValueError: if `border` is unknown or `grid` is below two.
+
+    Source:
+        Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295: 3 x 3 tiles.
+    Differs:
+        `utils/dataset.py` draws unseeded orders; here they are fixed by `seed`. Tiles have
+        sides H // grid and W // grid, there W // 3 both. Its border is "zero".
+    """
+
+    def __init__(
+        self, grid: int = 3, *, border: str = "zero", identity: bool = True, seed: int = 0
+    ) -> None:
+        if border not in ("zero", "keep"):
+            raise ValueError(f"expected border to be 'zero' or 'keep', got {border!r}; choose one")
+        if grid < 2:
+            raise ValueError(f"expected a grid of at least 2, got {grid}; 3 is the paper's")
+        self.grid = grid
+        self.border = border
+        self.identity = identity
+        self.seed = seed
+
+    def __call__(self, image: Tensor, index: Tensor) -> Tensor:
+        """Returns the puzzles of a batch.
+
+        Args:
+            image: (B, C, H, W), any type.
+            index: (B,) int64 sample numbers, which decide the orders.
+
+        Raises:
+            ValueError: if the grid is larger than the image.
+        """
+        height, width = image.shape[-2:]
+        if self.grid > min(height, width):
+            raise ValueError(
+                f"expected a jigsaw grid of at most {min(height, width)}, the image being "
+                f"{height}x{width}, got {self.grid}; lower grid"
+            )
+        source = self._source_pixel(self.order(index), height, width)
+        puzzle = image.flatten(2).gather(2, source[:, None].expand(-1, image.shape[1], -1))
+        puzzle = puzzle.view_as(image)
+        if self.border == "zero":
+            puzzle[..., height // self.grid * self.grid :, :] = 0
+            puzzle[..., width // self.grid * self.grid :] = 0
+        return puzzle
+
+    def order(self, index: Tensor) -> Tensor:
+        """Returns (B, grid^2) int64: the tile that comes to each place, row by row."""
+        tiles = self.grid**2
+        bits = random_bits(index, tiles + 1, seed=self.seed)
+        order = bits[:, :tiles].argsort(dim=1)
+        if not self.identity:
+            place = torch.arange(tiles, device=index.device)
+            rotated = (place + 1 + bits[:, tiles:] % (tiles - 1)) % tiles
+            order = torch.where((order == place).all(dim=1, keepdim=True), rotated, order)
+        return order
+
+    def _source_pixel(self, order: Tensor, height: int, width: int) -> Tensor:
+        """Returns (B, H * W) int64: the flat position from which each pixel is taken."""
+        tile_height, tile_width = height // self.grid, width // self.grid
+        row = torch.arange(height, device=order.device)[:, None]
+        column = torch.arange(width, device=order.device)
+        place = (row // tile_height) * self.grid + column // tile_width
+        inside = (row < tile_height * self.grid) & (column < tile_width * self.grid)
+        tile = order[:, place.clamp(max=self.grid**2 - 1)]  # (B, H, W)
+        moved_row = tile // self.grid * tile_height + row % tile_height
+        moved_column = tile % self.grid * tile_width + column % tile_width
+        source = torch.where(inside, moved_row * width + moved_column, row * width + column)
+        return source.flatten(1)
+
+    def __repr__(self) -> str:
+        return (
+            f"Jigsaw(grid={self.grid}, border={self.border!r}, identity={self.identity}, "
+            f"seed={self.seed})"
+        )

@@ -1,0 +1,78 @@
+"""Weights & Biases that never blocks: online where it can be, else offline and synced later."""
+
+__all__ = ["wandb_logger"]
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run
+
+log = logging.getLogger(__name__)
+
+
+def wandb_logger(
+    *,
+    project: str,
+    save_dir: str,
+    name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    mode: str | None = None,
+    init_timeout: float = 20,
+    **options: Any,
+) -> WandbLogger:
+    """Returns a Lightning logger around a W&B run that neither waits for a person nor a server.
+
+    The mode is the given one, else `WANDB_MODE` or W&B's own settings, else online. Online
+    becomes offline, with one log line that says how to sync, if there is no key or no answer.
+
+    Args:
+        project: W&B project.
+        save_dir: directory that receives `wandb/`; made if it is not there.
+        name: name of the run; W&B invents one if not given.
+        group: runs of one sweep share it.
+        tags: labels of the run, such as network and data set.
+        mode: `online`, `offline` or `disabled`.
+        init_timeout: seconds to wait for the server before going offline.
+        options: further arguments of `wandb.init`, such as `job_type` or `entity`.
+    """
+    identity: dict[str, Any] = {"project": project, "name": name, "save_dir": save_dir}
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return WandbLogger(**identity)  # Lightning gives it a dummy run on these ranks
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    options |= {"project": project, "dir": save_dir, "name": name, "group": group, "tags": tags}
+    run = start_run(mode, init_timeout, options)
+    run.define_metric("trainer/global_step")  # Lightning does so only for a run of its own
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    run.define_metric("epoch", hidden=True)
+    for metric in ("norm_ratio/*", "selected_block", "norm_ratio_margin"):
+        run.define_metric(metric, step_metric="epoch")
+    return WandbLogger(experiment=run, **identity)
+
+
+def start_run(mode: Any, init_timeout: float, options: dict[str, Any]) -> "Run":
+    """Returns a run in the given mode, or offline if it can only be had by waiting."""
+    import wandb
+    from wandb.sdk.lib.wbauth import authenticate_session
+
+    settings = wandb.setup().settings
+    mode = mode or os.environ.get("WANDB_MODE") or settings.mode
+    patience = wandb.Settings(init_timeout=init_timeout)
+    reason = "no API key found"
+    try:  # looks where W&B itself would (environment, netrc, settings) but never asks a person
+        if mode != "online" or authenticate_session(
+            host=settings.base_url, source="wandb_logger", prompt=False, update_session=False
+        ):
+            return wandb.init(mode=mode, settings=patience, **options)
+    except (wandb.Error, TimeoutError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    run = wandb.init(mode="offline", settings=wandb.Settings(silent=True), **options)
+    log.warning("W&B is offline (%s); later: wandb sync %s", reason, Path(run.dir).parent)
+    return run

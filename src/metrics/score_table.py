@@ -1,0 +1,98 @@
+"""The score table: one row per image, one column per detector, exact on many processes."""
+
+__all__ = ["ScoreTable", "Scores"]
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+
+class Scores:
+    """All scores of a benchmark, in the order of source and index. Every figure follows from it.
+
+    Attributes:
+        detectors: names of the J columns.
+        sources: names of the data sets; the first is "id".
+        score: (N, J) float64 on the CPU, higher = more in-distribution.
+        source: (N,) int64, position in `sources`.
+        index: (N,) int64, position in the source.
+        label: (N,) int64, -1 where there is none.
+        prediction: (N,) int64, the class of the largest logit.
+    """
+
+    def __init__(
+        self, detectors: Sequence[str], sources: Sequence[str], score: Tensor, row: Tensor
+    ) -> None:
+        order = torch.argsort(row[:, 0] * (row[:, 1].max() + 1) + row[:, 1])
+        self.detectors = tuple(detectors)
+        self.sources = tuple(sources)
+        self.score = score[order].cpu()
+        self.source, self.index, self.label, self.prediction = row[order].cpu().unbind(dim=1)
+
+    def of(self, source: str) -> Tensor:
+        """Returns the (n, J) scores of one source."""
+        return self.score[self.source == self.sources.index(source)]
+
+    def column(self, detector: str) -> int:
+        """Returns the position of a detector's column."""
+        return self.detectors.index(detector)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images per source."""
+        return {name: len(self.of(name)) for name in self.sources}
+
+    @property
+    def id_accuracy(self) -> float:
+        """Share of labelled ID images whose prediction is right."""
+        labelled = (self.source == 0) & (self.label >= 0)
+        right = self.prediction[labelled] == self.label[labelled]
+        return right.double().mean().item()
+
+
+class ScoreTable(Metric):
+    """Collects rows batch by batch on every process; padding rows (index -1) never get in.
+
+    Args:
+        detectors: names of the J columns.
+        sources: names of the data sets.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    score: list[Tensor]
+    row: list[Tensor]
+
+    def __init__(self, detectors: Sequence[str], sources: Sequence[str]) -> None:
+        super().__init__()
+        self.detectors = tuple(detectors)
+        self.sources = tuple(sources)
+        self.add_state("score", [], dist_reduce_fx="cat")
+        self.add_state("row", [], dist_reduce_fx="cat")
+
+    def update(
+        self, score: Tensor, source: int, index: Tensor, label: Tensor, prediction: Tensor
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+            score: (B, J), higher = more in-distribution.
+            source: position of the images' data set in `sources`.
+            index: (B,) int64 position of each image in its data set, -1 for padding.
+            label: (B,) int64.
+            prediction: (B,) int64.
+        """
+        kept = index >= 0
+        row = torch.stack([torch.full_like(index, source), index, label, prediction], dim=1)
+        self.score.append(score[kept].double())
+        self.row.append(row[kept])
+
+    def compute(self) -> Scores:
+        """Returns the rows of all processes, in one fixed order."""
+        score, row = dim_zero_cat(self.score), dim_zero_cat(self.row)
+        return Scores(self.detectors, self.sources, score, row)

@@ -1,0 +1,87 @@
+"""VGG networks without batch norm, for small images."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["VGG", "vgg11"]
+
+
+class VGG(nn.Module):
+    """Plain stack of 3x3 convolutions and max-pools under a classifier of three linear layers.
+
+    The blocks of the paper, for VGG-11, are `features.{1,4,7,10,12,14,17,19}`: the ReLU after each
+    convolution, but for the fourth, which is the max-pool after its ReLU. The paper selects
+    "Layer 7", which is `features.14`.
+
+    Args:
+        config: layers from image to classifier: a number is a convolution with that many channels
+            and its ReLU, "M" is a max-pool that halves height and width.
+        num_classes: width of the logits.
+
+    Raises:
+        ValueError: if `config` holds anything else, or no convolution.
+
+    Source:
+        Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+        Recognition", ICLR 2015, https://arxiv.org/abs/1409.1556. The state dict has the layout of
+        `vgg.py` in https://github.com/gist-ailab/block-selection-for-OOD-detection.
+
+    Differs:
+        The official code flattens the last map, the same for 32x32 images, whose map is 1x1; here
+        it is averaged, so larger images work.
+    """
+
+    def __init__(self, config: Sequence[int | str], num_classes: int = 10) -> None:
+        super().__init__()
+        width = [entry for entry in config if isinstance(entry, int)]
+        if not width or any(entry != "M" for entry in config if not isinstance(entry, int)):
+            raise ValueError(
+                f'expected config to hold numbers of channels and "M", got {config!r}; '
+                'VGG-11 begins with [64, "M", 128, "M", ...]'
+            )
+        self.features = layers(config)
+        self.classifier = nn.Sequential(
+            nn.Linear(width[-1], 512),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(512, 512),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(512, num_classes),
+        )
+        for module in self.features:
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns the (B, K) logits of (B, 3, H, W) images, 32x32 or larger for VGG-11."""
+        x = F.adaptive_avg_pool2d(self.features(image), 1).flatten(1)  # (B, C)
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def layers(config: Sequence[int | str]) -> nn.Sequential:
+    """Returns the layers that `config` spells, none of which writes over its input."""
+    sequence = nn.Sequential()
+    channels = 3
+    for entry in config:
+        if isinstance(entry, int):
+            sequence.append(nn.Conv2d(channels, entry, 3, padding=1))
+            sequence.append(nn.ReLU())
+            channels = entry
+        else:
+            sequence.append(nn.MaxPool2d(2))
+    return sequence
+
+
+def vgg11(num_classes: int = 10) -> VGG:
+    """Returns VGG-11 without batch norm: 9,750,922 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+    """
+    config = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+    return VGG(config, num_classes)

@@ -1,0 +1,250 @@
+"""What a finished run leaves behind: files first, then the loggers. One process calls it."""
+
+__all__ = ["block_table", "ood_results", "result_table", "write_report"]
+
+import csv
+import json
+import math
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.loggers import Logger, WandbLogger
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from src.figures import PER_BLOCK, History, read_history, save_figures
+from src.metrics.ood import ood_metrics
+from src.metrics.score_table import Scores
+
+if TYPE_CHECKING:
+    import wandb
+    from wandb.plot import CustomChart
+
+Results = dict[str, dict[str, dict[str, float]]]
+METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
+MOST_LINES = 20  # epochs in the W&B chart of NormRatio over depth
+
+
+def write_report(
+    run_dir: Path,
+    scores: Scores,
+    *,
+    experiment: str,
+    network: str,
+    selected_block: str | None,
+    norm_ratio: Mapping[str, float],
+    forward_passes: int,
+    seconds: Mapping[str, float],
+    loggers: Sequence[Logger] = (),
+) -> dict[str, Any]:
+    """Writes `scores.npz`, `ood.csv`, `figures/` and, last, `metrics.json`; then logs them.
+
+    Args:
+        run_dir: directory of the run; its `norm_ratio.csv` is drawn and logged if it is there.
+        scores: the score table.
+        experiment: name of the experiment.
+        network: name of the network.
+        selected_block: the block that the method uses, if one was selected.
+        norm_ratio: NormRatio of each block, by depth; may be empty.
+        forward_passes: forward passes of the benchmark.
+        seconds: wall time of each stage.
+        loggers: receive the scalars; a `WandbLogger` also gets tables, charts and images.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        ValueError: if a score is NaN or infinite; `scores.npz` is written nevertheless.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_scores(run_dir / "scores.npz", scores)
+    results = ood_results(scores)
+    save_results(run_dir / "ood.csv", results)
+    figures = save_figures(
+        run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
+    )
+    metrics = {
+        "experiment": experiment,
+        "network": network,
+        "selected_block": selected_block,
+        "norm_ratio": dict(norm_ratio),
+        "id_accuracy": None if math.isnan(scores.id_accuracy) else scores.id_accuracy,
+        "counts": scores.counts,
+        "detectors": results,
+        "forward_passes": forward_passes,
+        "seconds": dict(seconds),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+    }
+    save_metrics(run_dir / "metrics.json", metrics)
+    log_report(run_dir, metrics, figures, loggers)
+    return metrics
+
+
+def save_scores(path: Path, scores: Scores) -> None:
+    """Writes the score table so that `numpy.load(path, allow_pickle=False)` reads it."""
+    columns = ("score", "source", "index", "label", "prediction")
+    names: dict[str, Any] = {
+        key: np.array(getattr(scores, key), dtype=str) for key in ("detectors", "sources")
+    }
+    np.savez(path, **{key: getattr(scores, key).numpy() for key in columns}, **names)
+
+
+def ood_results(scores: Scores) -> Results:
+    """Returns the OOD metrics of each detector on each OOD set, and their unweighted mean.
+
+    Raises:
+        ValueError: if a score is NaN or infinite.
+    """
+    results: Results = {}
+    for column, detector in enumerate(scores.detectors):
+        of = {source: scores.of(source)[:, column] for source in scores.sources}
+        for source, score in of.items():
+            if not score.isfinite().all():
+                raise ValueError(
+                    f"expected finite scores, got NaN or infinity from {detector!r} on "
+                    f"{source!r}; scores.npz was kept: look there, then mend or drop the detector"
+                )
+        each = {source: ood_metrics(of["id"], of[source]) for source in scores.sources[1:]}
+        mean = {key: fmean(row[key] for row in each.values()) for key in METRICS if each}
+        results[detector] = each | {"average": mean}
+    return results
+
+
+def save_results(path: Path, results: Results) -> None:
+    """Writes one CSV row per detector and source."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("detector", "source", *METRICS))
+        writer.writeheader()
+        for detector, each in results.items():
+            for source, row in each.items():
+                writer.writerow({"detector": detector, "source": source} | row)
+
+
+def save_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes JSON under another name and renames it: a reader finds all of it or nothing."""
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    partial.replace(path)
+
+
+def result_table(metrics: Mapping[str, Any]) -> Table:
+    """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent."""
+    results = {name: row for name, row in metrics["detectors"].items() if "@" not in name}
+    table = Table(
+        box=SIMPLE_HEAD,
+        caption="AUROC, below it FPR95 with ID positive / with OOD positive, percent",
+    )
+    table.add_column("detector", overflow="fold")
+    sources = list(metrics["counts"])[1:]
+    for source in (*sources, "average"):
+        table.add_column(source, justify="right", overflow="fold")
+    for name, row in results.items():
+        table.add_row(name, *(cell(row[source]) for source in (*sources, "average")))
+    return table
+
+
+def cell(row: Mapping[str, float]) -> str:
+    """Returns AUROC over the two FPR95."""
+    auroc, fpr_id, fpr_ood = (100 * row[key] for key in METRICS[:3])
+    return f"[bold]{auroc:.1f}[/]\n[dim]{fpr_id:.1f}/{fpr_ood:.1f}[/]"
+
+
+def block_table(metrics: Mapping[str, Any]) -> Table:
+    """Returns one row per block: NormRatio, and what FeatureNorm of it reaches, in percent."""
+    table = Table(
+        box=SIMPLE_HEAD, caption="FeatureNorm of each block: mean over the OOD sets, percent"
+    )
+    for column in ("block", "NormRatio", "AUROC", "FPR95 (ID pos.)", "FPR95 (OOD pos.)"):
+        table.add_column(column, justify="left" if column == "block" else "right")
+    for name, row in metrics["detectors"].items():
+        if name.startswith(PER_BLOCK):
+            block = name.removeprefix(PER_BLOCK)
+            selected = block == metrics["selected_block"]
+            ratio = metrics["norm_ratio"].get(block)
+            table.add_row(
+                f"{block} (selected)" if selected else block,
+                "" if ratio is None else f"{ratio:.4f}",
+                *(f"{100 * row['average'][key]:.1f}" for key in METRICS[:3]),
+                style="bold" if selected else None,
+            )
+    return table
+
+
+def log_report(
+    run_dir: Path,
+    metrics: Mapping[str, Any],
+    figures: Sequence[Path],
+    loggers: Sequence[Logger],
+) -> None:
+    """Sends `ood/<source>/<detector>/<metric>` to every logger, and more to W&B.
+
+    Columns of single blocks stay in the tables: hundreds of one-point charts hide the rest.
+    """
+    scalars = {
+        "/".join(("ood", *(re.sub(r"\W", "_", part) for part in (source, detector, key)))): value
+        for detector, each in metrics["detectors"].items()
+        if "@" not in detector
+        for source, row in each.items()
+        for key, value in row.items()
+    }
+    for logger in loggers:
+        logger.log_metrics(scalars)
+        logger.save()
+        if isinstance(logger, WandbLogger):
+            log_to_wandb(logger, run_dir, metrics, figures)
+
+
+def log_to_wandb(
+    logger: WandbLogger, run_dir: Path, metrics: Mapping[str, Any], figures: Sequence[Path]
+) -> None:
+    """Logs images, tables and the chart of NormRatio over depth, and fills the summary."""
+    import wandb
+
+    media: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
+    media["tables/ood"] = csv_table(run_dir / "ood.csv")
+    history_file = run_dir / "norm_ratio.csv"
+    if history_file.exists():
+        media["tables/norm_ratio"] = csv_table(history_file)
+        media["norm_ratio_by_depth"] = depth_chart(read_history(history_file))
+    logger.experiment.log(media)
+    for key in ("selected_block", "id_accuracy"):
+        logger.experiment.summary[key] = metrics[key]
+
+
+def csv_table(path: Path) -> "wandb.Table":
+    """Returns a CSV file as a `wandb.Table`, numbers as numbers."""
+    import wandb
+
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return wandb.Table(columns=[*header], data=[[number(value) for value in row] for row in rows])
+
+
+def number(text: str) -> float | str:
+    """Returns the number that the text spells, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def depth_chart(history: History) -> "CustomChart":
+    """Returns a W&B chart of NormRatio over depth, one line per epoch, evenly picked."""
+    import wandb
+
+    lines = min(MOST_LINES, len(history.epoch))
+    picked = np.linspace(0, len(history.epoch) - 1, lines).round().astype(int)
+    return wandb.plot.line_series(
+        xs=list(range(1, len(history.block) + 1)),
+        ys=history.ratio[picked].tolist(),
+        keys=[f"epoch {history.epoch[row]}" for row in picked],
+        title="NormRatio over depth",
+        xname="depth",
+    )

@@ -1,0 +1,96 @@
+"""What training and evaluation share: the run directory, the trainer, the report."""
+
+__all__ = ["callbacks", "new_trainer", "open_run", "report"]
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from src.benchmark import Benchmark
+from src.report import block_table, result_table, write_report
+
+
+@rank_zero_only
+def open_run(cfg: DictConfig) -> None:
+    """Writes the resolved configuration into a fresh run directory.
+
+    Raises:
+        FileExistsError: if an earlier run is there.
+    """
+    path = Path(cfg.run_dir) / "config.yaml"
+    if path.exists():
+        raise FileExistsError(
+            f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
+            "run; choose another hydra.run.dir"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, path, resolve=True)
+
+
+def callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """Returns those of every training: checkpoints of the last and the best epoch, the rate."""
+    checkpoint = ModelCheckpoint(
+        dirpath=Path(cfg.run_dir) / "checkpoints",
+        filename="best",
+        monitor="val/accuracy",
+        mode="max",
+        save_last=True,
+        auto_insert_metric_name=False,
+    )
+    return [checkpoint, LearningRateMonitor(logging_interval="epoch")]
+
+
+def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
+    """Returns the configured trainer, with its loggers.
+
+    Raises:
+        RuntimeError: for a sweep of many-process runs that Lightning would have to launch.
+    """
+    # images live in memory, on the device: workers would only copy them
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    trainer: L.Trainer = instantiate(
+        cfg.trainer,
+        callbacks=[callback for callback in callbacks if callback is not None],
+        logger=list(instantiate(cfg.logger).values()),
+        default_root_dir=cfg.run_dir,
+    )
+    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweeping and trainer.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise RuntimeError(
+            "expected a sweep of one-process runs, got a trainer of "
+            f"{trainer.world_size} processes, which Lightning cannot launch from a sweep; "
+            "start the sweep with torchrun --nproc-per-node=N -m src.train -m ..."
+        )
+    return trainer
+
+
+@rank_zero_only
+def report(
+    cfg: DictConfig, trainer: L.Trainer, benchmark: Benchmark, seconds: Mapping[str, float]
+) -> None:
+    """Writes the results of a finished benchmark and shows them."""
+    metrics = write_report(
+        Path(cfg.run_dir),
+        benchmark.scores,
+        experiment=cfg.name,
+        network=type(benchmark.network.net).__name__,
+        selected_block=benchmark.network.selected,
+        norm_ratio=benchmark.network.norm_ratio,
+        forward_passes=benchmark.forward_passes,
+        seconds=seconds,
+        loggers=trainer.loggers,
+    )
+    console = Console()
+    console.print(result_table(metrics))
+    console.print(block_table(metrics))
+    console.print(f"results in {cfg.run_dir}")

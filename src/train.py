@@ -1,0 +1,55 @@
+"""Train a classifier, select its block, benchmark it.
+
+python -m src.train                                         quickstart: about a minute on a CPU
+python -m src.train experiment=resnet18_cifar10             the paper's first row
+python -m src.train -m experiment=resnet18_cifar10,vgg11_cifar10 seed=0,1,2
+torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
+"""
+
+__all__ = ["main", "train"]
+
+from time import perf_counter
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+
+def train(cfg: DictConfig) -> None:
+    """Runs one experiment and leaves its results in `cfg.run_dir`."""
+    import lightning as L
+
+    from src.benchmark import Benchmark
+    from src.classifier import Classifier
+    from src.run import callbacks, new_trainer, open_run, report
+
+    L.seed_everything(cfg.seed, workers=True)
+    network = instantiate(cfg.net)
+    data = instantiate(cfg.data)
+    data.check_classes(network.num_classes)
+    benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
+    data.fit_first = benchmark.fits
+    selection = instantiate(cfg.get("selection"))
+    if selection is None:
+        benchmark.check_selection()
+    config = OmegaConf.to_container(cfg, resolve=False)
+    classifier = Classifier(network, **instantiate(cfg.optim), config=config)
+
+    open_run(cfg)
+    trainer = new_trainer(cfg, [selection, *callbacks(cfg)])
+    start = perf_counter()
+    trainer.fit(classifier, datamodule=data)
+    trained = perf_counter()
+    trainer.test(benchmark, datamodule=data, verbose=False)
+    seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
+    report(cfg, trainer, benchmark, seconds)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    """Composes the configuration and runs it."""
+    train(cfg)
+
+
+if __name__ == "__main__":
+    main()
