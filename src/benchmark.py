@@ -46,19 +46,19 @@ class Benchmark(L.LightningModule):
         super().__init__()
         columns = expand_blocks(detectors, network)
         self.network = network
-        self.names = tuple(columns)
-        self.detectors = nn.ModuleList(columns.values())
+        self.columns = columns
+        self.detectors = nn.ModuleList(columns.values())  # to move them to the device
         self.keep_maps = any(detector.keep_maps for detector in columns.values())
         self.fits = any(detector.is_fitted_on_data for detector in columns.values())
         self.loaders = ("fit", *sources) if self.fits else tuple(sources)
-        self.table = ScoreTable(self.names, sources)
+        self.table = ScoreTable(list(columns), sources)
         self.autocast = autocast
         self.forward_passes = 0
 
     @property
     def needs_selection(self) -> bool:
         """Whether a column is at the selected block and none has been selected yet."""
-        at_selected = any(getattr(detector, "at", "") == "selected" for detector in self.detectors)
+        at_selected = any(detector.at == "selected" for detector in self.columns.values())
         return at_selected and self.network.selected is None
 
     def check_selection(self) -> None:
@@ -79,7 +79,7 @@ class Benchmark(L.LightningModule):
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Concludes the fit when the first batch to score arrives, on all processes alike."""
         if self.fits and batch_idx == 0 and self.loaders[dataloader_idx] == "id":
-            for detector in self.detectors:
+            for detector in self.columns.values():
                 detector.fit(self.network)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -89,10 +89,12 @@ class Benchmark(L.LightningModule):
             self.forward_passes += 1
             if self.loaders[dataloader_idx] == "fit":
                 kept = batch.index >= 0
-                for detector in self.detectors:
+                for detector in self.columns.values():
                     detector.update(seen.rows(kept), batch.label[kept], batch.index[kept])
                 return
-            score = torch.stack([detector.score(seen).double() for detector in self.detectors], 1)
+            score = torch.stack(
+                [detector.score(seen).double() for detector in self.columns.values()], 1
+            )
         source = self.table.sources.index(self.loaders[dataloader_idx])
         # labels of an OOD set, if it has any, are numbers of other classes
         label = batch.label if source == 0 else torch.full_like(batch.label, -1)

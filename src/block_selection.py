@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -64,7 +64,7 @@ class BlockSelection(L.Callback):
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         """Tries the pseudo-OOD images on a blank one, so that a misfit shows before training."""
-        network: Network = module.network
+        network = _network(module)
         self.pseudo_ood(torch.zeros(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
         self.norm_ratio = NormRatio(len(network.blocks))
 
@@ -73,7 +73,7 @@ class BlockSelection(L.Callback):
         if trainer.sanity_checking:
             return
         self.norm_ratio.to(module.device).reset()
-        self._norms = self._hooks.enter_context(module.network.observe_norms())
+        self._norms = self._hooks.enter_context(_network(module).observe_norms())
 
     def on_validation_batch_end(
         self,
@@ -86,7 +86,7 @@ class BlockSelection(L.Callback):
     ) -> None:
         """Takes the clean norms of the validation forward, adds the pseudo-OOD forward."""
         if not trainer.sanity_checking and self.split == "validation":
-            self._measure(trainer, module.network, batch, forward_clean=not self.normalised)
+            self._measure(trainer, _network(module), batch, forward_clean=not self.normalised)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Selects the block, logs the curves."""
@@ -94,9 +94,9 @@ class BlockSelection(L.Callback):
             return
         if self.split == "training":
             for batch in _training_batches(trainer):
-                self._measure(trainer, module.network, batch, forward_clean=True)
+                self._measure(trainer, _network(module), batch, forward_clean=True)
         self._hooks.close()
-        network: Network = module.network
+        network = _network(module)
         mean = {name: value.tolist() for name, value in self.norm_ratio.compute().items()}
         network.norm_ratio = dict(zip(network.blocks, mean["ratio"], strict=True))
         depth = network.blocks.index(network.block("selected")) + 1
@@ -131,6 +131,10 @@ class BlockSelection(L.Callback):
         puzzle = torch.stack([self._norms[block] for block in network.blocks], dim=1)
         kept = batch.index >= 0
         self.norm_ratio.update(clean[kept], puzzle[kept])
+
+
+def _network(module: L.LightningModule) -> Network:
+    return cast(Network, module.network)
 
 
 def _training_batches(trainer: L.Trainer) -> Any:

@@ -53,7 +53,7 @@ class Classifier(L.LightningModule):
         self.interval = interval
         self.config = config
         if channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         # in a tuple, so that nn.Module does not take the compiled network for a submodule
         self._trained = (torch.compile(network) if compiled else network,)
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")

@@ -30,7 +30,8 @@ def random_bits(index: Tensor, draws: int, *, seed: int) -> Tensor:
     key = _mix(torch.tensor(seed, dtype=torch.int64, device=index.device) + GOLDEN_GAMMA)
     stream = _mix(key + (index + 1) * GOLDEN_GAMMA)
     counter = torch.arange(1, draws + 1, device=index.device) * GOLDEN_GAMMA
-    return _mix(stream[:, None] + counter) & INT64_MAX
+    bits: Tensor = _mix(stream[:, None] + counter) & INT64_MAX
+    return bits
 
 
 def _mix(bits: Tensor) -> Tensor:
@@ -42,4 +43,5 @@ def _mix(bits: Tensor) -> Tensor:
 
 def _shift_right(bits: Tensor, places: int) -> Tensor:
     """Logical shift; torch's own copies the sign bit."""
-    return (bits >> places) & (2 ** (64 - places) - 1)
+    sign_free: int = 2 ** (64 - places) - 1
+    return (bits >> places) & sign_free

@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig) -> None:
     checkpoint = load_checkpoint(Path(cfg.checkpoint))
     select_anew = cfg.get("selection") is not None
     cfg = complete(cfg, checkpoint["config"])
-    L.seed_everything(cfg.seed, workers=True)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     network = instantiate(cfg.net)
     classifier = Classifier(network, channels_last=cfg.optim.channels_last)
     data = instantiate(cfg.data)
@@ -62,7 +62,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     if not path.is_file():
-        raise FileNotFoundError(f"expected a checkpoint, got no file at {path}; set checkpoint=...")
+        raise FileNotFoundError(
+            f"expected a checkpoint, got no file at {path}; set checkpoint=..."
+        )
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(checkpoint, dict) or not checkpoint.get("config"):
         raise ValueError(

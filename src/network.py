@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -81,18 +82,18 @@ def find_blocks(net: nn.Module, blocks: str | Sequence[str]) -> tuple[str, ...]:
         ValueError: if nothing matches, or a listed path does not exist.
     """
     paths = [path for path, _ in net.named_modules() if path]
+    wanted = [blocks] if isinstance(blocks, str) else list(blocks)
     if isinstance(blocks, str):
-        found = tuple(path for path in paths if re.fullmatch(blocks, path))
-        wrong = [] if found else [blocks]
+        found = [path for path in paths if re.fullmatch(blocks, path)]
     else:
-        found = tuple(blocks)
-        wrong = [path for path in found if path not in paths] or ([] if found else ["an empty list"])
-    if wrong:
+        found = [path for path in wanted if path in paths]
+    if not found or len(found) < len(wanted):
+        wrong = next((path for path in wanted if path not in found), "none")
         raise ValueError(
-            f"expected blocks of {type(net).__name__}, got {wrong[0]!r}; "
-            f"its modules are {', '.join(paths)}"
+            f"expected modules of {type(net).__name__} as blocks, got {wrong!r}; "
+            f"near it are {', '.join(get_close_matches(wrong, paths, n=5, cutoff=0))}"
         )
-    return found
+    return tuple(found)
 
 
 def find_head(net: nn.Module) -> str:
@@ -101,7 +102,9 @@ def find_head(net: nn.Module) -> str:
     Raises:
         ValueError: if there is none.
     """
-    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    linear: list[str] = [
+        path for path, module in net.named_modules() if isinstance(module, nn.Linear)
+    ]
     if not linear:
         raise ValueError(
             f"expected a network that ends in nn.Linear, got {type(net).__name__} without one; "

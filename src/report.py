@@ -112,7 +112,7 @@ def ood_results(scores: Scores) -> Results:
                     f"{source!r}; scores.npz was kept: look there, then mend or drop the detector"
                 )
         each = {source: ood_metrics(of["id"], of[source]) for source in scores.sources[1:]}
-        mean = {key: fmean(row[key] for row in each.values()) for key in METRICS if each}
+        mean = {key: fmean(row[key] for row in each.values()) for key in METRICS}
         results[detector] = each | {"average": mean}
     return results
 

@@ -2,6 +2,7 @@
 
 __all__ = ["callbacks", "new_trainer", "open_run", "report"]
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -56,8 +57,7 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
     Raises:
         RuntimeError: for a sweep of many-process runs that Lightning would have to launch.
     """
-    # images live in memory, on the device: workers would only copy them
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    quiet_lightning()
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=[callback for callback in callbacks if callback is not None],
@@ -72,6 +72,17 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
             "start the sweep with torchrun --nproc-per-node=N -m src.train -m ..."
         )
     return trainer
+
+
+def quiet_lightning() -> None:
+    """Silences what says nothing about a run of ours."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",  # images live in memory: workers would copy them
+        ".*exists and is not empty.*",  # the run directory holds config.yaml by now
+        ".*treespec.*",  # Lightning 2.6 on a newer torch
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 @rank_zero_only

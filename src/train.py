@@ -9,6 +9,7 @@ torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
 __all__ = ["main", "train"]
 
 from time import perf_counter
+from typing import Any, cast
 
 import hydra
 from hydra.utils import instantiate
@@ -23,7 +24,7 @@ def train(cfg: DictConfig) -> None:
     from src.classifier import Classifier
     from src.run import callbacks, new_trainer, open_run, report
 
-    L.seed_everything(cfg.seed, workers=True)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
     network = instantiate(cfg.net)
     data = instantiate(cfg.data)
     data.check_classes(network.num_classes)
@@ -32,7 +33,7 @@ def train(cfg: DictConfig) -> None:
     selection = instantiate(cfg.get("selection"))
     if selection is None:
         benchmark.check_selection()
-    config = OmegaConf.to_container(cfg, resolve=False)
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     classifier = Classifier(network, **instantiate(cfg.optim), config=config)
 
     open_run(cfg)

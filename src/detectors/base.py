@@ -17,6 +17,7 @@ class Detector(nn.Module):
     One that learns from ID training images collects them in `update` and concludes in `fit`.
     """
 
+    at: str | None = None  # the block it reads: a module path, "selected" or "each_block"
     keep_maps = True  # False where `score` and `update` read no feature map: saves memory
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
@@ -43,14 +44,13 @@ def expand_blocks(detectors: Mapping[str, Detector], network: Network) -> dict[s
     """
     columns: dict[str, Detector] = {}
     for name, detector in detectors.items():
-        at = getattr(detector, "at", "selected")
-        if at == "each_block":
+        if detector.at == "each_block":
             for block in network.blocks:
                 column = f"{name.removesuffix('@each_block')}@{block}"
                 columns[column] = deepcopy(detector)
                 columns[column].at = block
-        else:
-            if at != "selected":
-                network.block(at)
-            columns[name] = detector
+            continue
+        if detector.at not in (None, "selected"):
+            network.block(str(detector.at))
+        columns[name] = detector
     return columns

@@ -20,6 +20,7 @@ class FeatureNorm(Detector):
         Detection", CVPR 2023, https://arxiv.org/abs/2212.02295, section 3.
     """
 
+    at: str
     keep_maps = False
 
     def __init__(self, at: str = "selected") -> None:

@@ -1,0 +1,122 @@
+"""W&B never blocks a run: without key, terminal or network it goes offline and says so once."""
+
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from src.loggers import wandb_logger
+
+
+@pytest.fixture
+def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine on which nobody has ever logged in to W&B."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CONSOLE", "off")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
+    wandb.teardown()
+    yield tmp_path
+    wandb.teardown()
+
+
+def inspect(run_dir: Path, *options: str) -> str:
+    """What W&B itself reads back from an offline run."""
+    command = (sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(run_dir))
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What our code logged, without what W&B tells itself."""
+    return [record for record in caplog.records if record.name == "src.loggers"]
+
+
+def folder_of(logger: WandbLogger) -> Path:
+    return Path(logger.experiment.dir).parent
+
+
+def test_without_a_key_a_run_is_offline_and_says_once_how_to_sync(
+    no_key: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = pty.openpty()[1]  # where W&B would ask for a key, and wait
+    with (
+        os.fdopen(terminal) as keyboard,
+        os.fdopen(os.dup(terminal), "w") as screen,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdin", keyboard)
+        patch.setattr(sys, "stderr", screen)
+        logger = wandb_logger(project="p", save_dir=str(no_key))
+    (record,) = said(caplog)
+    assert "no API key" in record.message
+    assert f"wandb sync {folder_of(logger)}" in record.message
+    assert logger.experiment.offline
+    assert os.environ.get("WANDB_MODE") is None
+    logger.experiment.finish()
+
+
+@pytest.mark.parametrize("mode", ["offline", "disabled"])
+def test_a_given_mode_or_wandb_mode_is_taken_without_a_word(
+    no_key: Path, mode: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = wandb_logger(project="p", save_dir=str(no_key), mode=mode)
+    given.experiment.finish()
+    monkeypatch.setenv("WANDB_MODE", mode)
+    from_environment = wandb_logger(project="p", save_dir=str(no_key))
+    from_environment.experiment.finish()
+    assert not said(caplog)
+    assert len(list(no_key.glob("wandb/offline-run-*"))) == (2 if mode == "offline" else 0)
+
+
+def test_other_ranks_log_nowhere(no_key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = wandb_logger(project="p", save_dir=str(no_key / "rank1"), mode="offline")
+    logger.log_metrics({"loss": 1.0})
+    assert not (no_key / "rank1").exists()
+    assert wandb.run is None
+
+
+def test_selection_curves_are_drawn_over_epochs_and_the_rest_over_steps(no_key: Path) -> None:
+    logger = wandb_logger(
+        project="p", save_dir=str(no_key), name="n", group="g", tags=["t"], mode="offline"
+    )
+    logger.log_metrics({"epoch": 0.0, "norm_ratio/layer1.0": 0.97, "selected_block": 2.0}, step=7)
+    folder = folder_of(logger)
+    logger.experiment.finish()
+
+    run = json.loads(inspect(folder, "--summary"))
+    assert (run["project"], run["name"], run["tags"], run["exit_code"]) == ("p", "n", ["t"], 0)
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
+    (row,) = (record["history"]["item"] for record in records if record["type"] == "history")
+    assert (row["trainer/global_step"], row["norm_ratio/layer1.0"]) == (7, 0.97)
+    metrics = [record["metric"] for record in records if record["type"] == "metric"]
+    axis = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in metrics}
+    assert axis["selected_block"] == axis["norm_ratio_margin"] == axis["norm_ratio/*"] == "epoch"
+    assert axis["*"] == "trainer/global_step"
+
+
+def test_an_unreachable_server_delays_a_run_by_seconds_only(
+    no_key: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    start = time.monotonic()
+    logger = wandb_logger(project="p", save_dir=str(no_key), init_timeout=0.5)
+    assert time.monotonic() - start < 30
+    (record,) = said(caplog)
+    assert "CommError" in record.message
+    assert logger.experiment.offline
+    logger.experiment.finish()
