@@ -26,14 +26,14 @@ class BlockSelection(L.Callback):
     The clean half of NormRatio is read from the validation forward itself, by hooks that are
     open during it; the callback adds one forward of the pseudo-OOD images and nothing else.
     The result is put into `module.network`, logged as `norm_ratio/<block>`, `selected_block`
-    (depth, counted from 1) and `norm_ratio_margin` (best minus second), and appended to
-    `norm_ratio.csv` in the trainer's root folder.
+    (depth, counted from 1) and `norm_ratio_margin` (best minus second).
 
     Args:
         pseudo_ood: (image (B, C, H, W), index (B,)) -> pseudo-OOD images of the same shape.
         split: the ID images to measure on: "validation" (held out) or "training" (all that the
             data module was given to train on, as in the paper; two forwards an image).
         normalised: whether the network gets normalised images, as in training.
+        history: CSV file that gains a row per block in each epoch; None keeps no file.
 
     Raises:
         ValueError: if `split` is unknown, or pseudo-OOD images cannot be made at this size.
@@ -51,6 +51,7 @@ class BlockSelection(L.Callback):
         *,
         split: str = "validation",
         normalised: bool = True,
+        history: str | Path | None = None,
     ) -> None:
         if split not in ("validation", "training"):
             raise ValueError(
@@ -59,6 +60,7 @@ class BlockSelection(L.Callback):
         self.pseudo_ood = pseudo_ood
         self.split = split
         self.normalised = normalised
+        self.history = Path(history) if history is not None else None
         self._norms: Mapping[str, Tensor] = {}
         self._hooks = ExitStack()
 
@@ -111,7 +113,8 @@ class BlockSelection(L.Callback):
                 "epoch %d: selected block %s, NormRatio %.4f, margin %.4f",
                 trainer.current_epoch, network.selected, best, best - second,
             )  # fmt: skip
-            _append(Path(trainer.default_root_dir), trainer.current_epoch, network, mean)
+            if self.history is not None:
+                _append(self.history, trainer.current_epoch, network, mean)
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
@@ -143,11 +146,10 @@ def _training_batches(trainer: L.Trainer) -> Any:
         yield data.on_after_batch_transfer(trainer.strategy.batch_to_device(batch), 0)
 
 
-def _append(folder: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]) -> None:
-    """Adds one row per block to `norm_ratio.csv`."""
-    path = folder / "norm_ratio.csv"
-    folder.mkdir(parents=True, exist_ok=True)
+def _append(path: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]) -> None:
+    """Adds one row per block."""
     new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if new:

@@ -138,8 +138,7 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent."""
     results = {name: row for name, row in metrics["detectors"].items() if "@" not in name}
     table = Table(
-        box=SIMPLE_HEAD,
-        caption="AUROC, below it FPR95 with ID positive / with OOD positive, percent",
+        box=SIMPLE_HEAD, pad_edge=False, caption="AUROC over FPR95 (ID positive / OOD positive), %"
     )
     table.add_column("detector", overflow="fold")
     sources = list(metrics["counts"])[1:]

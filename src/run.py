@@ -1,6 +1,6 @@
 """What training and evaluation share: the run directory, the trainer, the report."""
 
-__all__ = ["callbacks", "new_trainer", "open_run", "report"]
+__all__ = ["callbacks", "new_trainer", "open_run", "quiet_lightning", "report"]
 
 import logging
 import os

@@ -1,0 +1,1 @@
+"""Speed against the plain loop that does the same work: each script prints its ratio."""

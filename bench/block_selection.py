@@ -1,0 +1,44 @@
+"""What BlockSelection adds to a validation epoch, over one plain forward of its images.
+
+python -m bench.block_selection [--precision bf16-mixed --channels-last]
+"""
+
+import torch
+
+from bench.common import alternate, arguments, image_data, new_network, new_trainer, ratio
+from src.block_selection import BlockSelection
+from src.classifier import Classifier
+from src.data.pseudo_ood import Jigsaw
+
+
+def main() -> None:
+    """Times validation with and without the callback, and the plain forward."""
+    options = arguments(images=2000, batch=250)
+    network = new_network(options.channels_last).eval()
+    data = image_data(options.batch, options.images, [], options.batch)
+    classifier = Classifier(network)
+    without = new_trainer(options.precision)
+    with_selection = new_trainer(options.precision, BlockSelection(Jigsaw(border="keep")))
+    images = data._images("fit").image[: options.images]
+
+    @torch.no_grad()
+    def plain_forward() -> None:
+        with without.precision_plugin.forward_context():
+            for batch in images.split(options.batch):
+                network(batch.float() / 255)
+
+    def validate(trainer: object) -> None:
+        trainer.validate(classifier, datamodule=data, verbose=False)  # type: ignore[attr-defined]
+
+    plain, bare, selecting = alternate(
+        options.repeats,
+        plain_forward,
+        lambda: validate(without),
+        lambda: validate(with_selection),
+    )
+    added = [a - b for a, b in zip(selecting, bare, strict=True)]
+    ratio("BlockSelection adds / plain forward", added, plain)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Training throughput of Classifier under Lightning, over a plain PyTorch loop.
+
+python -m bench.training [--precision bf16-mixed --channels-last]
+"""
+
+from functools import partial
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from bench.common import alternate, arguments, image_data, new_network, new_trainer, ratio
+from src.classifier import Classifier
+from src.data import CropFlip
+
+
+def main() -> None:
+    """Times one epoch each way; the plain loop neither augments nor logs."""
+    options = arguments(images=1280, batch=128)
+    network = new_network(options.channels_last)
+    data = image_data(options.images, options.batch, [], options.batch)
+    data.augmentation = CropFlip()
+    images = data._images("fit")[torch.arange(options.images)]
+    context = new_trainer(options.precision).precision_plugin.forward_context
+
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def lightning_loop() -> None:
+        trainer = new_trainer(options.precision, max_epochs=1, limit_val_batches=0)
+        trainer.fit(Classifier(network, optimizer=optimizer), datamodule=data)
+
+    def plain_loop() -> None:
+        network.train()
+        step = optimizer(network.parameters())
+        for order in torch.randperm(options.images).split(options.batch):
+            with context():
+                logits = network(images.image[order].float() / 255)
+                loss = cross_entropy(logits, images.label[order])
+            step.zero_grad()
+            loss.backward()
+            step.step()
+
+    plain, ours = alternate(options.repeats, plain_loop, lightning_loop)
+    ratio("training throughput / plain loop", plain, ours)
+
+
+if __name__ == "__main__":
+    main()
