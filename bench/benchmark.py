@@ -5,7 +5,15 @@ python -m bench.benchmark [--channels-last]
 
 import torch
 
-from bench.common import alternate, arguments, image_data, new_network, new_trainer, ratio
+from bench.common import (
+    alternate,
+    arguments,
+    image_data,
+    images_of,
+    new_network,
+    new_trainer,
+    ratio,
+)
 from src.benchmark import Benchmark
 from src.detectors import MSP, Energy, FeatureNorm, MaxLogit
 
@@ -16,7 +24,7 @@ def main() -> None:
     network = new_network(options.channels_last).eval()
     ood = [options.images // 2, options.images // 2]
     data = image_data(options.batch, options.images, ood, options.batch)
-    images = torch.cat([data._images(name).image for name in data.sources])
+    images = torch.cat([images_of(loader).image for loader in data.test_dataloader()])
     detectors = {
         "featurenorm": FeatureNorm(at="each_block"),
         "msp": MSP(),

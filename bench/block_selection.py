@@ -5,7 +5,15 @@ python -m bench.block_selection [--precision bf16-mixed --channels-last]
 
 import torch
 
-from bench.common import alternate, arguments, image_data, new_network, new_trainer, ratio
+from bench.common import (
+    alternate,
+    arguments,
+    image_data,
+    images_of,
+    new_network,
+    new_trainer,
+    ratio,
+)
 from src.block_selection import BlockSelection
 from src.classifier import Classifier
 from src.data.pseudo_ood import Jigsaw
@@ -19,7 +27,7 @@ def main() -> None:
     classifier = Classifier(network)
     without = new_trainer(options.precision)
     with_selection = new_trainer(options.precision, BlockSelection(Jigsaw(border="keep")))
-    images = data._images("fit").image[: options.images]
+    images = images_of(data.val_dataloader()).image
 
     @torch.no_grad()
     def plain_forward() -> None:

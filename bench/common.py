@@ -4,12 +4,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
+from torch.utils.data import DataLoader
 
-from src.data import ImageData, ImageSet
+from src.data import Batch, ImageData, ImageSet
 from src.models import resnet18
 from src.network import Network
 from src.run import quiet_lightning
@@ -63,6 +64,11 @@ def image_data(train: int, validation: int, ood: Sequence[int], batch: int) -> I
         eval_batch_size=batch,
         validation_size=validation,
     )
+
+
+def images_of(loader: DataLoader[Batch]) -> ImageSet:
+    """Returns the images behind a loader."""
+    return cast(ImageSet, loader.dataset)
 
 
 def new_trainer(precision: str, *callbacks: L.Callback, **options: Any) -> L.Trainer:

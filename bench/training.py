@@ -8,7 +8,15 @@ from functools import partial
 import torch
 from torch.nn.functional import cross_entropy
 
-from bench.common import alternate, arguments, image_data, new_network, new_trainer, ratio
+from bench.common import (
+    alternate,
+    arguments,
+    image_data,
+    images_of,
+    new_network,
+    new_trainer,
+    ratio,
+)
 from src.classifier import Classifier
 from src.data import CropFlip
 
@@ -19,7 +27,7 @@ def main() -> None:
     network = new_network(options.channels_last)
     data = image_data(options.images, options.batch, [], options.batch)
     data.augmentation = CropFlip()
-    images = data._images("fit")[torch.arange(options.images)]
+    images = images_of(data.fit_dataloader())
     context = new_trainer(options.precision).precision_plugin.forward_context
 
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)

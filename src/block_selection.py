@@ -36,7 +36,7 @@ class BlockSelection(L.Callback):
         history: CSV file that gains a row per block in each epoch; None keeps no file.
 
     Raises:
-        ValueError: if `split` is unknown, or pseudo-OOD images cannot be made at this size.
+        ValueError: if `split` is unknown.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1.
@@ -64,11 +64,18 @@ class BlockSelection(L.Callback):
         self._norms: Mapping[str, Tensor] = {}
         self._hooks = ExitStack()
 
-    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Tries the pseudo-OOD images on a blank one, so that a misfit shows before training."""
-        network = _network(module)
+    def check(self, network: Network) -> None:
+        """Tries pseudo-OOD on a blank image, so that a misfit shows before any work begins.
+
+        Raises:
+            ValueError: if pseudo-OOD images cannot be made at the size of the network's images.
+        """
         self.pseudo_ood(torch.zeros(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
-        self.norm_ratio = NormRatio(len(network.blocks))
+
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Makes room for the network's blocks."""
+        self.check(_network(module))
+        self.norm_ratio = NormRatio(len(_network(module).blocks))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Opens the hooks."""
@@ -99,7 +106,8 @@ class BlockSelection(L.Callback):
                 self._measure(trainer, _network(module), batch, forward_clean=True)
         self._hooks.close()
         network = _network(module)
-        mean = {name: value.tolist() for name, value in self.norm_ratio.compute().items()}
+        means = self.norm_ratio.compute()  # torchmetrics makes a scalar of a single block's
+        mean = {name: value.reshape(-1).tolist() for name, value in means.items()}
         network.norm_ratio = dict(zip(network.blocks, mean["ratio"], strict=True))
         depth = network.blocks.index(network.block("selected")) + 1
         best, second = (sorted(mean["ratio"], reverse=True) + mean["ratio"])[:2]
@@ -143,7 +151,7 @@ def _network(module: L.LightningModule) -> Network:
 def _training_batches(trainer: L.Trainer) -> Any:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     for batch in data.selection_dataloader():
-        yield data.on_after_batch_transfer(trainer.strategy.batch_to_device(batch), 0)
+        yield trainer.strategy.batch_to_device(batch)  # calls `on_after_batch_transfer` as well
 
 
 def _append(path: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]) -> None:

@@ -27,7 +27,8 @@ def random_bits(index: Tensor, draws: int, *, seed: int) -> Tensor:
         SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
         OOPSLA 2014, https://doi.org/10.1145/2714064.2660195.
     """
-    key = _mix(torch.tensor(seed, dtype=torch.int64, device=index.device) + GOLDEN_GAMMA)
+    first = (seed + GOLDEN_GAMMA + 2**63) % 2**64 - 2**63  # of any size, folded into an int64
+    key = _mix(torch.tensor(first, dtype=torch.int64, device=index.device))
     stream = _mix(key + (index + 1) * GOLDEN_GAMMA)
     counter = torch.arange(1, draws + 1, device=index.device) * GOLDEN_GAMMA
     bits: Tensor = _mix(stream[:, None] + counter) & INT64_MAX

@@ -7,7 +7,9 @@ python -m src.evaluate checkpoint=PATH selection=official      selects the block
 
 __all__ = ["evaluate", "main"]
 
+import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +27,7 @@ def evaluate(cfg: DictConfig) -> None:
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import new_trainer, open_run, report
+    from src.run import new_trainer, report
 
     checkpoint = load_checkpoint(Path(cfg.checkpoint))
     select_anew = cfg.get("selection") is not None
@@ -42,8 +44,9 @@ def evaluate(cfg: DictConfig) -> None:
     selection = instantiate(cfg.get("selection")) if select_anew else None
     if selection is None:
         benchmark.check_selection()
+    else:
+        selection.check(network)
 
-    open_run(cfg)
     trainer = new_trainer(cfg, [selection])
     start = perf_counter()
     if selection is not None:
@@ -65,11 +68,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"expected a checkpoint, got no file at {path}; set checkpoint=..."
         )
-    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint: dict[str, Any] | None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, EOFError, RuntimeError):  # torch advises to trust the file instead
+        checkpoint = None
     if not isinstance(checkpoint, dict) or not checkpoint.get("config"):
         raise ValueError(
-            f"expected a checkpoint of src.train, which holds its configuration, got {path} "
-            "without one; train it with src.train"
+            f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
+            "which is none or is cut short; train with src.train"
         )
     return checkpoint
 
@@ -84,14 +91,18 @@ def complete(cfg: DictConfig, trained: dict[str, Any]) -> DictConfig:
     with open_dict(complete):
         for group in GROUPS:
             if choices.get(group) is not None:
-                complete[group] = cfg[group]
+                complete[group] = cfg.get(group)
         return OmegaConf.merge(complete, {k: v for k, v in cfg.items() if v is not None})  # type: ignore[return-value]
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""
-    evaluate(cfg)
+    try:
+        evaluate(cfg)
+    finally:
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # so that the next job of a sweep starts a run of its own
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def tap(
 
         return hook
 
-    handles = [net.get_submodule(path).register_forward_hook(hook_of(path)) for path in paths]
+    modules = {path: net.get_submodule(path) for path in paths}  # all exist, or no hook is opened
+    handles = [module.register_forward_hook(hook_of(path)) for path, module in modules.items()]
     try:
         yield taken
     finally:
@@ -273,12 +274,14 @@ def _dry_run(
             fired.append((names[module], output, output._version))
 
     handles = [module.register_forward_hook(watch) for module in net.modules()]
-    was_training = network.training
+    modes = {module: module.training for module in net.modules()}  # some may be frozen
     try:
         with tap(net, [head], lambda _, output: output) as last:
-            logits: Tensor = network.eval()(image)
+            net.eval()
+            logits: Tensor = network(image)
     finally:
-        network.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
         for handle in handles:
             handle.remove()
     order = tuple(block for block, _, _ in fired)

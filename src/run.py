@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import lightning as L
@@ -52,16 +53,17 @@ def callbacks(cfg: DictConfig) -> list[L.Callback]:
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
-    """Returns the configured trainer, with its loggers.
+    """Opens the run and returns the configured trainer, with its loggers.
 
     Raises:
+        FileExistsError: if an earlier run is in the run directory.
         RuntimeError: for a sweep of many-process runs that Lightning would have to launch.
     """
     quiet_lightning()
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         callbacks=[callback for callback in callbacks if callback is not None],
-        logger=list(instantiate(cfg.logger).values()),
+        logger=False,
         default_root_dir=cfg.run_dir,
     )
     sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -71,6 +73,8 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
             f"{trainer.world_size} processes, which Lightning cannot launch from a sweep; "
             "start the sweep with torchrun --nproc-per-node=N -m src.train -m ..."
         )
+    open_run(cfg)  # not earlier: what was refused until here leaves no file behind
+    trainer.loggers = list(instantiate(cfg.logger).values())
     return trainer
 
 
@@ -85,16 +89,19 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-@rank_zero_only
 def report(
     cfg: DictConfig, trainer: L.Trainer, benchmark: Benchmark, seconds: Mapping[str, float]
 ) -> None:
-    """Writes the results of a finished benchmark and shows them."""
+    """Writes the results of a finished benchmark and shows them, on one process."""
+    if not trainer.is_global_zero:
+        with suppress(OSError):  # torchrun: started a second later, it has a folder of its own
+            Path(cfg.run_dir).rmdir()
+        return
     metrics = write_report(
         Path(cfg.run_dir),
         benchmark.scores,
         experiment=cfg.name,
-        network=type(benchmark.network.net).__name__,
+        network=cfg.net.net._target_.rpartition(".")[2],
         selected_block=benchmark.network.selected,
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,

@@ -8,6 +8,7 @@ torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
 
 __all__ = ["main", "train"]
 
+import sys
 from time import perf_counter
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ def train(cfg: DictConfig) -> None:
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import callbacks, new_trainer, open_run, report
+    from src.run import callbacks, new_trainer, report
 
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     network = instantiate(cfg.net)
@@ -33,10 +34,11 @@ def train(cfg: DictConfig) -> None:
     selection = instantiate(cfg.get("selection"))
     if selection is None:
         benchmark.check_selection()
+    else:
+        selection.check(network)
     config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     classifier = Classifier(network, **instantiate(cfg.optim), config=config)
 
-    open_run(cfg)
     trainer = new_trainer(cfg, [selection, *callbacks(cfg)])
     start = perf_counter()
     trainer.fit(classifier, datamodule=data)
@@ -49,7 +51,11 @@ def train(cfg: DictConfig) -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""
-    train(cfg)
+    try:
+        train(cfg)
+    finally:
+        if wandb := sys.modules.get("wandb"):
+            wandb.finish()  # so that the next job of a sweep starts a run of its own
 
 
 if __name__ == "__main__":

@@ -33,13 +33,14 @@ def feature_norm(feature_map: Tensor) -> Tensor:
         )
     pieces = [feature_map]
     if feature_map.device.type == "cpu":  # about three times faster than one large copy
-        pieces = list(feature_map.split(max(1, CACHE_ELEMENTS // feature_map[0].numel())))
+        pieces = list(feature_map.split(max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel())))
     return torch.cat([_feature_norm(piece) for piece in pieces])
 
 
 def _feature_norm(feature_map: Tensor) -> Tensor:
-    energy = feature_map.relu().float().square_().sum(dim=(2, 3))
-    return energy.sqrt_().mean(dim=1)
+    # in place on the one float32 copy: half the time of `relu().float().square()` on a CPU
+    rectified = feature_map.to(torch.float32, copy=True).relu_()
+    return rectified.mul_(rectified).sum(dim=(2, 3)).sqrt_().mean(dim=1)
 
 
 class NormRatio(Metric):

@@ -1,0 +1,245 @@
+"""Laws of the benchmark, on real test loops over a tiny network."""
+
+from math import ceil
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor
+
+from src.benchmark import Benchmark
+from src.data import ImageData, ImageSet
+from src.detectors import MSP, Detector, Energy, FeatureNorm, MaxLogit
+from src.metrics import Scores, feature_norm
+from src.models import ResNet
+from src.network import ForwardPass, Network
+
+BLOCKS = ("layer1.0", "layer2.0", "layer3.0", "layer4.0")
+COUNTS = {"id": 11, "near": 7, "far": 4, "single": 1}
+TRAIN, HELD_OUT, BATCH = 30, 9, 4
+FIT = TRAIN - HELD_OUT
+
+
+class Memory:
+    """A source of random images of three classes."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, n: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.randint(0, 256, (n, 3, 12, 12), generator=generator, dtype=torch.uint8)
+        self.images = ImageSet(image, torch.arange(n) % 3, self.classes)
+
+    def prepare(self) -> None: ...
+
+    def load(self) -> ImageSet:
+        return self.images
+
+
+class ClassMeans(Detector):
+    """Negative distance to the nearest class mean of the feature; notes what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total, self.count = torch.zeros(3, 32), torch.zeros(3)
+        self.index: list[int] = []
+        self.calls: list[str] = []
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        self.calls.append("update")
+        self.index += index.tolist()
+        self.total.index_add_(0, label, seen.feature)
+        self.count += label.bincount(minlength=3)
+
+    def fit(self, network: Network) -> None:
+        self.calls.append("fit")
+        self.mean = self.total / self.count[:, None]
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        self.calls.append("score")
+        return -torch.cdist(seen.feature, self.mean).amin(dim=1)
+
+
+class MapReader(Detector):
+    """Reads the deepest feature map itself."""
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        return feature_norm(seen.feature_map[BLOCKS[-1]])
+
+
+def new_network() -> Network:
+    torch.manual_seed(0)
+    net = ResNet((1, 1, 1, 1), width=4, num_classes=3)
+    network = Network(net, BLOCKS, image_shape=(3, 12, 12))
+    network.norm_ratio = dict(zip(BLOCKS, (1.0, 1.1, 1.3, 1.2), strict=True))
+    return network.eval()
+
+
+def source_of(name: str) -> Memory:
+    return Memory({"fit": TRAIN, **COUNTS}[name], seed=len(name))
+
+
+def new_data(batch_size: int = BATCH) -> ImageData:
+    ood = {name: source_of(name) for name in COUNTS if name != "id"}
+    return ImageData(
+        source_of("fit"), source_of("id"), ood,
+        eval_batch_size=batch_size, validation_size=HELD_OUT,
+    )  # fmt: skip
+
+
+def new_trainer(precision: Any = "32-true") -> L.Trainer:
+    return L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, precision=precision,
+    )  # fmt: skip
+
+
+def run(
+    detectors: dict[str, Detector],
+    *,
+    network: Network | None = None,
+    batch_size: int = BATCH,
+    precision: str = "32-true",
+    **options: Any,
+) -> Benchmark:
+    data = new_data(batch_size)
+    benchmark = Benchmark(network or new_network(), detectors, data.sources, **options)
+    data.fit_first = benchmark.fits
+    new_trainer(precision).test(benchmark, datamodule=data, verbose=False)
+    return benchmark
+
+
+def column(scores: Scores, detector: str, source: str) -> Tensor:
+    return scores.of(source)[:, scores.column(detector)]
+
+
+def test_scores_equal_a_loop_over_single_images() -> None:
+    scores = run({"msp": MSP(), "norm": FeatureNorm(), "map": MapReader()}).scores
+    network, right = new_network(), 0
+    for source in COUNTS:
+        images = source_of(source).images
+        for row, image in enumerate(images.image):
+            with torch.no_grad():
+                seen = network.observe(image[None] / 255)
+            right += int(source == "id" and seen.logits.argmax() == images.label[row])
+            expected = [seen.logits.double().softmax(1).max(), seen.norm[BLOCKS[2]]]
+            expected.append(feature_norm(seen.feature_map[BLOCKS[3]]))
+            found = [column(scores, name, source)[row] for name in ("msp", "norm", "map")]
+            assert [float(x) for x in found] == pytest.approx([float(x) for x in expected], 1e-5)
+    assert scores.id_accuracy == right / COUNTS["id"]
+
+
+def test_sources_and_images_come_in_order_and_once() -> None:
+    scores = run({"msp": MSP()}).scores
+    assert scores.sources == tuple(COUNTS)
+    assert scores.counts == COUNTS
+    assert scores.index.tolist() == [i for n in COUNTS.values() for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    "detectors",
+    [
+        {"msp": MSP()},
+        {"msp": MSP(), "max": MaxLogit(), "energy": Energy(), "norm": FeatureNorm("each_block")},
+        {"msp": MSP(), "map": MapReader(), "means": ClassMeans()},
+    ],
+    ids=["one", "many", "fitted"],
+)
+def test_each_image_is_forwarded_once_whatever_the_detectors(
+    detectors: dict[str, Detector],
+) -> None:
+    network, batch_sizes = new_network(), []
+    network.net.register_forward_hook(lambda _, inputs, __: batch_sizes.append(len(inputs[0])))
+    benchmark = run(detectors, network=network)
+    batches = sum(ceil(n / BATCH) for n in COUNTS.values())
+    batches += ceil(FIT / BATCH) if benchmark.fits else 0
+    assert batch_sizes == [BATCH] * batches
+    assert benchmark.forward_passes == batches
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_scores_do_not_depend_on_the_batch_size(batch_size: int) -> None:
+    expected, scores = (
+        run({"msp": MSP(), "norm": FeatureNorm(), "means": ClassMeans()}, batch_size=size).scores
+        for size in (BATCH, batch_size)
+    )
+    torch.testing.assert_close(scores.score, expected.score, rtol=1e-5, atol=1e-6)
+    assert scores.prediction.equal(expected.prediction)
+
+
+def test_a_detector_that_fits_sees_each_training_image_once_and_before_it_scores() -> None:
+    detector = ClassMeans()
+    run({"means": detector})
+    assert sorted(detector.index) == list(range(FIT))
+    fits = detector.calls.index("fit")
+    assert detector.calls[:fits] == ["update"] * ceil(FIT / BATCH)
+    assert set(detector.calls[fits + 1 :]) == {"score"}
+
+
+def test_a_fitted_detector_equals_a_loop_over_the_training_part() -> None:
+    network, scores = new_network(), run({"means": ClassMeans()}).scores
+    order = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(0))[HELD_OUT:]
+    train, label = source_of("fit").images.image[order], source_of("fit").images.label[order]
+    with torch.no_grad():
+        feature = network.observe(train / 255).feature.double()
+        far = network.observe(source_of("far").images.image / 255).feature.double()
+    means = [feature[label == k].mean(dim=0) for k in range(3)]
+    expected = [-min(float((x - mean).norm()) for mean in means) for x in far]
+    assert column(scores, "means", "far").tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_scores_do_not_depend_on_the_precision_of_the_trainer_unless_asked_to() -> None:
+    detectors = {"msp": MSP(), "norm": FeatureNorm()}
+    full = run(detectors).scores.score
+    assert run(detectors, precision="bf16-mixed").scores.score.equal(full)
+    half = run(detectors, precision="bf16-mixed", autocast=True).scores.score
+    assert not half.equal(full)
+    torch.testing.assert_close(half, full, rtol=0.05, atol=0)
+    assert run(detectors, autocast=True).scores.score.equal(full)
+
+
+def test_each_block_gives_one_column_per_block() -> None:
+    scores = run({"norm": FeatureNorm("each_block"), "chosen": FeatureNorm()}).scores
+    assert scores.detectors == (*(f"norm@{block}" for block in BLOCKS), "chosen")
+    assert column(scores, "chosen", "near").equal(column(scores, "norm@layer3.0", "near"))
+
+
+def test_only_a_detector_that_reads_maps_keeps_them() -> None:
+    sources = tuple(COUNTS)
+    assert not Benchmark(new_network(), {"msp": MSP()}, sources).keep_maps
+    assert Benchmark(new_network(), {"msp": MSP(), "map": MapReader()}, sources).keep_maps
+
+
+def test_labels_of_ood_images_are_dropped() -> None:
+    scores = run({"msp": MSP()}).scores
+    assert (scores.label[scores.source > 0] == -1).all()
+    assert scores.label[scores.source == 0].tolist() == [i % 3 for i in range(COUNTS["id"])]
+
+
+def test_a_second_test_gives_the_same_scores() -> None:
+    data = new_data()
+    benchmark = Benchmark(new_network(), {"msp": MSP(), "norm": FeatureNorm()}, data.sources)
+    scores, passes = [], []
+    for _ in range(2):
+        new_trainer().test(benchmark, datamodule=data, verbose=False)
+        scores.append(benchmark.scores.score)
+        passes.append(benchmark.forward_passes)
+    assert scores[0].equal(scores[1])
+    assert passes[0] == passes[1]
+
+
+def test_without_a_selection_the_selected_block_is_refused_before_any_forward() -> None:
+    network, forwards = new_network(), []
+    network.norm_ratio = {}
+    network.net.register_forward_hook(lambda *_: forwards.append(1))
+    with pytest.raises(RuntimeError, match="no block selected"):
+        run({"msp": MSP(), "norm": FeatureNorm()}, network=network)
+    assert not forwards
+    scores = run({"msp": MSP(), "norm": FeatureNorm("layer2.0")}, network=network).scores
+    assert scores.counts == COUNTS
+
+
+def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
+    with pytest.raises(ValueError, match="block of ResNet, got 'layer9'"):
+        Benchmark(new_network(), {"norm": FeatureNorm("layer9")}, tuple(COUNTS))
