@@ -1,17 +1,15 @@
 """A classifier whose blocks can be observed: images in, logits and feature maps out."""
 
-__all__ = ["ForwardPass", "Network", "find_blocks", "find_head", "tap"]
+__all__ = ["ForwardPass", "Network"]
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from src.blocks import dry_run, find_blocks, find_head, tap
 from src.metrics.norm_ratio import feature_norm
 
 
@@ -45,73 +43,6 @@ class ForwardPass:
             {block: value[keep] for block, value in self.norm.items()},
             self.network,
         )
-
-
-@contextmanager
-def tap(
-    net: nn.Module, paths: Sequence[str], read: Callable[[tuple[Any, ...], Any], Any]
-) -> Iterator[dict[str, Any]]:
-    """Opens hooks on modules: the yielded dict maps each path to what was read at its last call.
-
-    Args:
-        net: any module.
-        paths: dotted module paths in `net`.
-        read: called as `read(inputs, output)` the moment a module returns, so that what it
-            computes cannot be spoilt by a later in-place operation.
-    """
-    taken: dict[str, Any] = {}
-
-    def hook_of(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            taken[path] = read(inputs, output)
-
-        return hook
-
-    modules = {path: net.get_submodule(path) for path in paths}  # all exist, or no hook is opened
-    handles = [module.register_forward_hook(hook_of(path)) for path, module in modules.items()]
-    try:
-        yield taken
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def find_blocks(net: nn.Module, blocks: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns module paths: those that fully match a regular expression, or a list, checked.
-
-    Raises:
-        ValueError: if nothing matches, or a listed path does not exist.
-    """
-    paths = [path for path, _ in net.named_modules() if path]
-    wanted = [blocks] if isinstance(blocks, str) else list(blocks)
-    if isinstance(blocks, str):
-        found = [path for path in paths if re.fullmatch(blocks, path)]
-    else:
-        found = [path for path in wanted if path in paths]
-    if not found or len(found) < len(wanted):
-        wrong = next((path for path in wanted if path not in found), "none")
-        raise ValueError(
-            f"expected modules of {type(net).__name__} as blocks, got {wrong!r}; "
-            f"near it are {', '.join(get_close_matches(wrong, paths, n=5, cutoff=0))}"
-        )
-    return tuple(found)
-
-
-def find_head(net: nn.Module) -> str:
-    """Returns the path of the last `nn.Linear`.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    linear: list[str] = [
-        path for path, module in net.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if not linear:
-        raise ValueError(
-            f"expected a network that ends in nn.Linear, got {type(net).__name__} without one; "
-            "add a linear head"
-        )
-    return linear[-1]
 
 
 class Network(nn.Module):
@@ -157,7 +88,9 @@ class Network(nn.Module):
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
         self.head_path = find_head(net)
         blank = torch.zeros(2, *self.image_shape)
-        self.blocks, logits = _dry_run(self, net, find_blocks(net, blocks), self.head_path, blank)
+        self.blocks, logits = dry_run(
+            net, find_blocks(net, blocks), self.head_path, lambda: self(blank)
+        )
         self.num_classes = logits.shape[1]
         self.norm_ratio: dict[str, float] = {}
 
@@ -251,58 +184,3 @@ def _per_channel(value: float | Sequence[float], channels: int) -> Tensor:
             "make them agree with image_shape"
         )
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
-
-
-@torch.no_grad()
-def _dry_run(
-    network: nn.Module, net: nn.Module, blocks: Sequence[str], head: str, image: Tensor
-) -> tuple[tuple[str, ...], Tensor]:
-    """Runs one batch, checks each promise of `Network`; returns ordered blocks and logits."""
-    fired: list[tuple[str, Tensor, int]] = []
-    names = {module: path for path, module in net.named_modules()}
-
-    def watch(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        for block, seen, version in fired:
-            if seen._version != version:  # an in-place operation has been at work since
-                raise ValueError(
-                    f"expected the output of block {block!r} to stay as it is, but "
-                    f"{names[module]!r} overwrites it in place; use {names[module]!r} as the "
-                    "block, or set inplace=False there"
-                )
-        if names[module] in blocks:
-            _check_map(names[module], output)
-            fired.append((names[module], output, output._version))
-
-    handles = [module.register_forward_hook(watch) for module in net.modules()]
-    modes = {module: module.training for module in net.modules()}  # some may be frozen
-    try:
-        with tap(net, [head], lambda _, output: output) as last:
-            net.eval()
-            logits: Tensor = network(image)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for handle in handles:
-            handle.remove()
-    order = tuple(block for block, _, _ in fired)
-    for block in blocks:
-        if order.count(block) != 1:
-            raise ValueError(
-                f"expected block {block!r} to run once in a forward pass, it ran "
-                f"{order.count(block)} times; choose another module"
-            )
-    if head not in last or not torch.equal(last[head], logits):
-        raise ValueError(
-            f"expected the last linear layer {head!r} to return the logits, it does not; "
-            "wrap the network so that its head comes last"
-        )
-    return order, logits
-
-
-def _check_map(block: str, output: Any) -> None:
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        raise ValueError(
-            f"expected block {block!r} to return a feature map (B, C, H, W), got {shape}; "
-            "choose a convolutional block"
-        )

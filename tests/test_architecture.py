@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "src.counter_random": (),
     "src.models": ("src.models",),
     "src.metrics": ("src.metrics",),
-    "src.network": ("src.metrics",),
+    "src.blocks": (),
+    "src.network": ("src.blocks", "src.metrics"),
     "src.detectors": ("src.detectors", "src.network", "src.metrics", "src.counter_random"),
     "src.data": ("src.data", "src.counter_random"),
     "src.data.pseudo_ood": ("src.counter_random",),
@@ -27,6 +28,7 @@ FRAMEWORK_FREE = (
     "src.counter_random",
     "src.models",
     "src.metrics",
+    "src.blocks",
     "src.network",
     "src.detectors",
 )
