@@ -1,4 +1,4 @@
-"""Wall time of the benchmark with 12 columns, over a plain forward loop over the same images.
+"""Wall time of the benchmark with 11 columns, over a plain forward loop over the same images.
 
 python -m bench.benchmark [--channels-last]
 """

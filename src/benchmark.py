@@ -71,7 +71,18 @@ class Benchmark(L.LightningModule):
             self.network.block("selected")
 
     def on_test_start(self) -> None:
-        """Starts an empty table."""
+        """Starts an empty table.
+
+        Raises:
+            ValueError: if the loaders are not those that it was told of.
+            RuntimeError: if a selection is needed and was not made.
+        """
+        given = len(self.trainer.num_test_batches)
+        if given != len(self.loaders):
+            raise ValueError(
+                f"expected the test loaders {', '.join(self.loaders)}, got {given} loaders; "
+                "set data.fit_first to benchmark.fits"
+            )
         self.check_selection()
         self.table.reset()
         self.forward_passes = 0

@@ -243,3 +243,12 @@ def test_without_a_selection_the_selected_block_is_refused_before_any_forward() 
 def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
     with pytest.raises(ValueError, match="block of ResNet, got 'layer9'"):
         Benchmark(new_network(), {"norm": FeatureNorm("layer9")}, tuple(COUNTS))
+
+
+def test_loaders_that_do_not_match_the_sources_are_refused() -> None:
+    data = new_data()
+    benchmark = Benchmark(new_network(), {"means": ClassMeans()}, data.sources)
+    with pytest.raises(
+        ValueError, match=r"loaders fit, id, .*, got 4 loaders; set data.fit_first"
+    ):
+        new_trainer().test(benchmark, datamodule=data, verbose=False)

@@ -142,7 +142,7 @@ class Torchvision:
         options: further arguments of the class, such as `train=True`.
 
     Raises:
-        FileNotFoundError: if `download` is false and the files are not there.
+        FileNotFoundError: if the files are not there, and not downloaded either.
     """
 
     def __init__(
@@ -170,10 +170,10 @@ class Torchvision:
         dataset = getattr(datasets, self.dataset)
         try:
             return ConcatDataset([dataset(self.root, **part, **download) for part in self.parts])
-        except (RuntimeError, FileNotFoundError) as error:
+        except (RuntimeError, OSError) as error:  # not there, and not to be had
             raise FileNotFoundError(
                 f"expected {self.dataset} in {self.root}, got: {error}; "
-                "set download=true, or root to the folder that holds it"
+                "set download=true with a network, or data_dir to the folder that holds it"
             ) from error
 
     def prepare(self) -> None:
