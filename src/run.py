@@ -8,12 +8,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -75,6 +77,10 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
         )
     open_run(cfg)  # not earlier: what was refused until here leaves no file behind
     trainer.loggers = list(instantiate(cfg.logger).values())
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+    for logger in trainer.loggers:
+        if not isinstance(logger, CSVLogger):  # beside its file lies config.yaml
+            logger.log_hyperparams(config)
     return trainer
 
 
@@ -109,6 +115,8 @@ def report(
         loggers=trainer.loggers,
     )
     console = Console()
+    if not console.is_terminal:
+        console.width = 100  # a file has no width; the tables fit into this
     console.print(result_table(metrics))
     console.print(block_table(metrics))
     console.print(f"results in {cfg.run_dir}")

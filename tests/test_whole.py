@@ -173,7 +173,9 @@ def test_an_offline_wandb_run_holds_the_selection_curves(finished_run: Path) -> 
         assert logged[f"norm_ratio/{row['block']}"] == pytest.approx(float(row["ratio"]))
         if row["selected"] == "1":
             assert logged["selected_block"] == int(row["depth"])
-    summary = json.loads(inspect("--summary"))["summary"]
+    record = json.loads(inspect("--summary"))
+    assert record["config"]["trainer"]["max_epochs"] == 2
+    summary = record["summary"]
     metrics = metrics_of(finished_run)
     assert summary["selected_block"] == metrics["selected_block"]
     assert summary["id_accuracy"] == metrics["id_accuracy"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-CACHE_ELEMENTS = 2**18  # on a CPU, the rectified copy of this many values stays in the L2 cache
+CACHE_ELEMENTS = 2**19  # on a CPU, the rectified copy of this many values stays in the L2 cache
 SMALLEST_NORM = 1e-8  # keeps the ratio of a map that is dead on the pseudo-OOD image finite
 
 
