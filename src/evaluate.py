@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig) -> None:
     from src.run import new_trainer, report
 
     checkpoint = load_checkpoint(Path(cfg.checkpoint))
-    select_anew = cfg.get("selection") is not None
+    select_anew = bool(cfg.get("selection"))  # selection=none is empty
     cfg = complete(cfg, checkpoint["config"])
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     network = instantiate(cfg.net)
@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig) -> None:
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     data.fit_first = benchmark.fits
     select_anew |= benchmark.needs_selection
-    selection = instantiate(cfg.get("selection")) if select_anew else None
+    selection = (instantiate(cfg.get("selection")) or None) if select_anew else None
     if selection is None:
         benchmark.check_selection()
     else:

@@ -31,7 +31,7 @@ def train(cfg: DictConfig) -> None:
     data.check_classes(network.num_classes)
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     data.fit_first = benchmark.fits
-    selection = instantiate(cfg.get("selection"))
+    selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()
     else:

@@ -276,7 +276,8 @@ def test_held_out_and_training_parts_are_a_fixed_split() -> None:
     assert whole.flatten(1).unique(dim=0).equal(original.flatten(1).unique(dim=0))
     assert len(whole) == len(original)
     assert images_of(again.val_dataloader()).equal(held_out)
-    assert not images_of(data_module(seed=1).val_dataloader()).equal(held_out)
+    assert images_of(data_module(seed=1).val_dataloader()).equal(held_out)
+    assert not images_of(data_module(split_seed=1).val_dataloader()).equal(held_out)
 
 
 def test_test_loaders_follow_the_names_of_the_sources() -> None:
