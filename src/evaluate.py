@@ -1,7 +1,7 @@
 """Benchmark a trained classifier, from its checkpoint alone.
 
 python -m src.evaluate checkpoint=logs/resnet18_cifar10/.../checkpoints/last.ckpt
-python -m src.evaluate checkpoint=PATH detectors=all data_dir=/elsewhere
+python -m src.evaluate checkpoint=PATH data_dir=/elsewhere
 python -m src.evaluate checkpoint=PATH selection=official      selects the block anew
 """
 
