@@ -1,11 +1,15 @@
-"""Places in a network: finding them by module path, tapping them, trying them out."""
+"""Places in a network: which modules are blocks, how their outputs are read, tapping them."""
 
-__all__ = ["dry_run", "find_blocks", "find_head", "tap"]
+__all__ = ["Call", "Place", "find_blocks", "find_head", "propose_blocks", "tap", "trace"]
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,25 +18,25 @@ from torch import Tensor, nn
 
 @contextmanager
 def tap(
-    net: nn.Module, paths: Sequence[str], read: Callable[[tuple[Any, ...], Any], Any]
+    net: nn.Module, read: Mapping[str, Callable[[tuple[Any, ...], Any], Any]]
 ) -> Iterator[dict[str, Any]]:
     """Opens hooks on modules: the yielded dict maps each path to what was read at its last call.
 
     Args:
         net: any module.
-        paths: dotted module paths in `net`.
-        read: called as `read(inputs, output)` the moment a module returns, so that what it
-            computes cannot be spoilt by a later in-place operation.
+        read: dotted module path in `net` -> function of (inputs, output), called the moment the
+            module returns, so that what it computes cannot be spoilt by a later in-place
+            operation.
     """
     taken: dict[str, Any] = {}
 
     def hook_of(path: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            taken[path] = read(inputs, output)
+            taken[path] = read[path](inputs, output)
 
         return hook
 
-    modules = {path: net.get_submodule(path) for path in paths}  # all exist, or no hook is opened
+    modules = {path: net.get_submodule(path) for path in read}  # all exist, or no hook is opened
     handles = [module.register_forward_hook(hook_of(path)) for path, module in modules.items()]
     try:
         yield taken
@@ -41,12 +45,144 @@ def tap(
             handle.remove()
 
 
-def find_blocks(net: nn.Module, blocks: str | Sequence[str]) -> tuple[str, ...]:
-    """Returns module paths: those that fully match a regular expression, or a list, checked.
+@dataclass(frozen=True)
+class Place:
+    """How the output of a block is read as a feature map (B, C, H, W).
+
+    Attributes:
+        layout: "channels_first" (B, C, H, W), "channels_last" (B, H, W, C), or "tokens" (B, N, C),
+            where tokens take the role of positions.
+        shape: (C, H, W) of the map; (C, N, 1) of tokens.
+        stride: image pixels per position, a power of two where the sides do not divide.
+        class_tokens: leading tokens that stand for no part of the image and are left out.
+        overwritten: whether a later in-place operation of the network overwrites the output.
+
+    Differs:
+        The paper has convolutional networks alone; the other two layouts are ours.
+    """
+
+    layout: str
+    shape: tuple[int, int, int]
+    stride: int
+    class_tokens: int = 0
+    overwritten: bool = False
+
+    def feature_map(self, output: Tensor) -> Tensor:
+        """Returns the output as a (B, C, H, W) view."""
+        if self.layout == "channels_last":
+            return output.movedim(3, 1)
+        if self.layout == "tokens":
+            return output[:, self.class_tokens :].mT.unsqueeze(3)
+        return output
+
+
+@dataclass(eq=False)
+class Call:
+    """One run of a module in a forward pass.
+
+    Attributes:
+        path: module path; "" for the network itself.
+        module: the module.
+        inputs: positional inputs that are tensors, each with its version.
+        output: what it returned, with its version: torch counts the in-place operations on a
+            tensor, so (tensor, version) tells one state of its values from a later one.
+        inside: the calls it made, in order.
+    """
+
+    path: str
+    module: nn.Module
+    inputs: list[tuple[Tensor, int]]
+    output: tuple[Any, int] = (None, 0)
+    inside: list["Call"] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator["Call"]:
+        """Yields all calls within it, and itself last: in the order in which they returned."""
+        for call in self.inside:
+            yield from call
+        yield self
+
+    def takes_what(self, other: "Call") -> bool:
+        """Whether the very values that `other` returned are an input, untouched since."""
+        tensor, version = other.output
+        return any(tensor is given and version == seen for given, seen in self.inputs)
+
+    @property
+    def chains(self) -> bool:
+        """Whether it merely runs modules one after another and returns what the last returned."""
+        handed_on = all(after.takes_what(before) for before, after in pairwise(self.inside))
+        last = self.inside[-1].output
+        return handed_on and self.output[0] is last[0] and self.output[1] == last[1]
+
+
+@torch.no_grad()
+def trace(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Call, Tensor]:
+    """Runs `forward` once in evaluation mode; modes and BatchNorm statistics stay as they are.
+
+    Args:
+        net: the network.
+        forward: runs `net` on a batch of two images and returns the logits.
+
+    Returns:
+        The call of `net`, and the logits.
+    """
+    paths = {module: path for path, module in net.named_modules()}
+    open_calls = [Call("", net, [])]  # the caller of `net`
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        tensors = [(value, value._version) for value in inputs if isinstance(value, Tensor)]
+        open_calls.append(Call(paths[module], module, tensors))
+
+    def after(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        call = open_calls.pop()
+        call.output = (output, output._version if isinstance(output, Tensor) else 0)
+        open_calls[-1].inside.append(call)
+
+    modes = {module: module.training for module in net.modules()}  # some may be frozen
+    handles = [module.register_forward_pre_hook(before) for module in net.modules()]
+    handles += [module.register_forward_hook(after) for module in net.modules()]
+    net.eval()
+    try:
+        logits = forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    return open_calls[0].inside[0], logits
+
+
+def find_head(root: Call, logits: Tensor) -> str:
+    """Returns the path of the `nn.Linear` that returned the logits.
 
     Raises:
-        ValueError: if nothing matches, or a listed path does not exist.
+        ValueError: if none did.
     """
+    for call in root:
+        if isinstance(call.module, nn.Linear) and isinstance(logits, Tensor) and logits.dim() == 2:
+            output = call.output[0]
+            if output.shape == logits.shape and torch.equal(output, logits):
+                return call.path
+    raise ValueError(
+        "expected a network whose last step is an nn.Linear that returns the logits (B, K), got "
+        f"{type(root.module).__name__}, where none does; wrap it so that its head comes last"
+    )
+
+
+def find_blocks(
+    root: Call, blocks: str | Sequence[str], image_shape: Sequence[int]
+) -> dict[str, Place]:
+    """Returns the blocks in execution order, each with the way to read its output.
+
+    Args:
+        root: trace of the network.
+        blocks: a regular expression that a module path matches in full, or a list of paths.
+        image_shape: (C, H, W) of the images that were traced.
+
+    Raises:
+        ValueError: if nothing matches, a listed path does not exist, or a block does not run
+            exactly once or does not return a feature map.
+    """
+    net = root.module
     paths = [path for path, _ in net.named_modules() if path]
     wanted = [blocks] if isinstance(blocks, str) else list(blocks)
     if isinstance(blocks, str):
@@ -59,109 +195,130 @@ def find_blocks(net: nn.Module, blocks: str | Sequence[str]) -> tuple[str, ...]:
             f"expected modules of {type(net).__name__} as blocks, got {wrong!r}; "
             f"near it are {', '.join(get_close_matches(wrong, paths, n=5, cutoff=0))}"
         )
-    return tuple(found)
-
-
-def find_head(net: nn.Module) -> str:
-    """Returns the path of the last `nn.Linear`.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    linear: list[str] = [
-        path for path, module in net.named_modules() if isinstance(module, nn.Linear)
-    ]
-    if not linear:
-        raise ValueError(
-            f"expected a network that ends in nn.Linear, got {type(net).__name__} without one; "
-            "add a linear head"
-        )
-    return linear[-1]
-
-
-@torch.no_grad()
-def dry_run(
-    net: nn.Module, blocks: Sequence[str], head: str, forward: Callable[[], Tensor]
-) -> tuple[tuple[str, ...], Tensor]:
-    """Runs `forward` once in evaluation mode and checks what `Network` promises of `net`.
-
-    Args:
-        net: the network; its modes and its BatchNorm statistics stay as they are.
-        blocks: candidate blocks.
-        head: path of the last linear layer.
-        forward: runs `net` on some image and returns the logits.
-
-    Returns:
-        The blocks in execution order, and the logits.
-
-    Raises:
-        ValueError: if a block does not run exactly once, does not return a feature map or is
-            overwritten by a later in-place operation, or if the head does not return the logits.
-    """
-    with (
-        _evaluating(net),
-        _watching(net, blocks) as order,
-        tap(net, [head], lambda _, output: output) as last,
-    ):
-        logits = forward()
-    for block in blocks:
-        if order.count(block) != 1:
+    calls = [call for call in root if call.path in found]
+    order = [call.path for call in calls]
+    for path in found:
+        if order.count(path) != 1:
             raise ValueError(
-                f"expected block {block!r} to run once in a forward pass, it ran "
-                f"{order.count(block)} times; choose another module"
+                f"expected block {path!r} to run once in a forward pass, it ran "
+                f"{order.count(path)} times; choose another module"
             )
-    if head not in last or not torch.equal(last[head], logits):
+    return {call.path: _checked_place(call, image_shape) for call in calls}
+
+
+def propose_blocks(root: Call, image_shape: Sequence[int]) -> list[str]:
+    """Returns the paths of modules that make good blocks, in execution order.
+
+    These are the outermost modules that return a map and do more than to chain others (a residual
+    sum, a concatenation), and behind the first of them, or in a network that has none, each
+    convolution with its norm and activation, named by the last of these.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    count: dict[str, int] = {}
+    joining: set[type[nn.Module]] = set()  # one instance that does more than to chain is enough
+    for call in root:
+        count[call.path] = count.get(call.path, 0) + 1
+        if not _is_leaf(call) and not call.chains:
+            joining.add(type(call.module))
+
+    def is_map(call: Call) -> bool:
+        place = _place(call.output, image_shape)
+        return place is not None and math.prod(place.shape[1:]) > 1 and count[call.path] == 1
+
+    def steps(call: Call) -> Iterator[Call]:
+        for inner in call.inside:
+            if _is_leaf(inner) or (type(inner.module) in joining and is_map(inner)):
+                yield inner
+            else:
+                yield from steps(inner)
+
+    def choose(call: Call) -> list[str]:
+        found = list(steps(call))
+        joined = [step for step in found if not _is_leaf(step)]
+        if len(joined) == 1 and len(within := choose(joined[0])) > 1:
+            return within  # a network within the network
+        plain = [run[-1] for run in _runs(found[found.index(joined[0]) :] if joined else found)]
+        activated = [step for step in plain if not isinstance(step.module, nn.Conv2d)]
+        chosen = joined + activated or plain
+        return [step.path for step in found if step in chosen and is_map(step)]
+
+    blocks = choose(root)
+    if not blocks:
         raise ValueError(
-            f"expected the last linear layer {head!r} to return the logits, it does not; "
-            "wrap the network so that its head comes last"
+            f"expected {type(root.module).__name__} to have blocks that can be found, got none; "
+            "name them: blocks: <regular expression over module paths, or list>"
         )
-    return tuple(order), logits
+    return blocks
 
 
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in net.modules()}  # some may be frozen
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def _runs(steps: Sequence[Call]) -> Iterator[list[Call]]:
+    """Yields each convolution with the leaves behind it that keep the shape of its output."""
+    run: list[Call] = []
+    for call in steps:
+        convolves = isinstance(call.module, nn.Conv2d)
+        goes_on = (
+            bool(run)
+            and not convolves
+            and _is_leaf(call)
+            and call.takes_what(run[-1])
+            and call.output[0].shape == run[-1].output[0].shape
+        )
+        if goes_on:
+            run.append(call)
+            continue
+        if run:
+            yield run
+        run = [call] if convolves else []
+    if run:
+        yield run
 
 
-@contextmanager
-def _watching(net: nn.Module, blocks: Sequence[str]) -> Iterator[list[str]]:
-    """Yields the blocks that have run; raises as soon as one's output is no map or overwritten."""
-    paths = {module: path for path, module in net.named_modules()}
-    order: list[str] = []
-    outputs: list[tuple[Tensor, int]] = []
-
-    def watch(module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        path = paths[module]
-        for block, (seen, version) in zip(order, outputs, strict=True):
-            if seen._version != version:  # torch counts the in-place operations on a tensor
-                raise ValueError(
-                    f"expected the output of block {block!r} to stay as it is, but {path!r} "
-                    f"overwrites it in place; use {path!r} as the block, or set inplace=False "
-                    "there"
-                )
-        if path in blocks:
-            _check_map(path, output)
-            order.append(path)
-            outputs.append((output, output._version))
-
-    handles = [module.register_forward_hook(watch) for module in net.modules()]
-    try:
-        yield order
-    finally:
-        for handle in handles:
-            handle.remove()
+def _is_leaf(call: Call) -> bool:
+    """Whether nothing inside it can be a block; a convolution may pad by a module of its own."""
+    return not call.inside or isinstance(call.module, nn.Conv2d)
 
 
-def _check_map(block: str, output: Any) -> None:
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or output.dim() != 4:
+def _checked_place(call: Call, image_shape: Sequence[int]) -> Place:
+    place = _place(call.output, image_shape)
+    if place is None:
+        output = call.output[0]
+        given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
-            f"expected block {block!r} to return a feature map (B, C, H, W), got {shape}; "
-            "choose a convolutional block"
+            f"expected block {call.path!r} to return a feature map (B, C, H, W), (B, H, W, C) or "
+            f"(B, tokens, C), got {given}; choose another module"
         )
+    return place
+
+
+def _place(output: tuple[Any, int], image_shape: Sequence[int]) -> Place | None:
+    """Returns how an output is a map of the image, or None: its sides have the image's ratio."""
+    tensor, version = output
+    if not isinstance(tensor, Tensor) or tensor.dim() not in (3, 4) or len(tensor) != 2:
+        return None
+    overwritten = tensor._version != version
+    _, height, width = image_shape
+    if tensor.dim() == 3:
+        _, tokens, channels = tensor.shape
+        positions = _largest_grid(tokens, height, width)
+        stride = _stride(math.sqrt(height * width / positions))
+        shape = (channels, positions, 1)
+        return Place("tokens", shape, stride, tokens - positions, overwritten)
+    _, first, second, third = tensor.shape
+    if first * width == second * height and second * width != third * height:
+        stride, shape = _stride(height / first), (third, first, second)
+        return Place("channels_last", shape, stride, 0, overwritten)
+    stride, shape = _stride(height / second), (first, second, third)
+    return Place("channels_first", shape, stride, 0, overwritten)
+
+
+def _largest_grid(tokens: int, height: int, width: int) -> int:
+    """Returns how many of the tokens fill the largest grid that has the image's ratio of sides."""
+    ratio = Fraction(height, width)
+    scale = math.isqrt(tokens // (ratio.numerator * ratio.denominator))
+    return scale**2 * ratio.numerator * ratio.denominator or tokens
+
+
+def _stride(ratio: float) -> int:
+    return round(ratio) if ratio.is_integer() else 2 ** max(0, round(math.log2(ratio)))

@@ -2,15 +2,19 @@
 
 __all__ = ["ForwardPass", "Network"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from src.blocks import dry_run, find_blocks, find_head, tap
+from src.blocks import Place, find_blocks, find_head, propose_blocks, tap, trace
 from src.metrics.norm_ratio import feature_norm
+from src.weights import load_weights
+
+Reader = Callable[[tuple[Any, ...], Any], Any]
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class ForwardPass:
         image: (B, C, H, W) input, in [0, 1].
         logits: (B, K) output.
         feature: (B, D) penultimate feature, the input of the head.
-        feature_map: block -> (B, C, H, W) output, in execution order; empty if not kept.
+        feature_map: block -> (B, C, H, W) output, in execution order; (B, C, N, 1) of N tokens;
+            empty if not kept.
         norm: block -> (B,) FeatureNorm, in execution order, float32.
         network: the network that was observed.
     """
@@ -48,19 +53,23 @@ class ForwardPass:
 class Network(nn.Module):
     """A classifier that owns its input normalisation, its blocks and its block selection.
 
-    One dry forward at construction checks the blocks and sorts them into execution order.
+    One dry forward at construction finds or checks the blocks, sorts them into execution order and
+    tells how to read their outputs (`places`), so that maps and tokens of all kinds are seen as
+    (B, C, H, W).
 
     Args:
         net: classifier, normalised image (B, C, H, W) -> logits (B, K), ending in `nn.Linear`.
-        blocks: candidate blocks: a regular expression over module paths, or a list of paths.
+        blocks: candidate blocks: a regular expression over module paths, or a list of paths; None
+            takes those of `propose_blocks`.
         image_shape: (C, H, W) of the images it will see.
         mean: of all channels or of each, subtracted from images in [0, 1].
         std: of all channels or of each, divided by after that.
+        weights: loaded into `net`: a file, or a name such as "ResNet50_Weights.IMAGENET1K_V1" in
+            torchvision.
 
     Raises:
-        ValueError: if a block does not exist, does not run exactly once, does not return a
-            feature map or is overwritten by a later in-place operation, or if the last linear
-            layer does not produce the logits.
+        ValueError: if a block does not exist, does not run exactly once or does not return a
+            feature map, if no linear layer produces the logits, or if the weights do not fit.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -75,24 +84,31 @@ class Network(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        blocks: str | Sequence[str],
+        blocks: str | Sequence[str] | None = None,
         *,
         image_shape: Sequence[int] = (3, 32, 32),
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
+        weights: str | Path | None = None,
     ) -> None:
         super().__init__()
+        if weights is not None:
+            load_weights(net, weights)
         self.net = net
         self.image_shape = tuple(image_shape)
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
-        self.head_path = find_head(net)
-        blank = torch.zeros(2, *self.image_shape)
-        self.blocks, logits = dry_run(
-            net, find_blocks(net, blocks), self.head_path, lambda: self(blank)
-        )
+        root, logits = trace(net, lambda: self(torch.zeros(2, *self.image_shape)))
+        self.head_path = find_head(root, logits)
+        paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
+        self.places = find_blocks(root, paths, self.image_shape)
         self.num_classes = logits.shape[1]
         self.norm_ratio: dict[str, float] = {}
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Module paths of the blocks, in execution order."""
+        return tuple(self.places)
 
     @property
     def head(self) -> nn.Linear:
@@ -113,12 +129,20 @@ class Network(nn.Module):
                 a plain forward pass.
         """
 
-        def read(_: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor | None]:
-            return feature_norm(output), output if keep_maps else None
+        def reader(place: Place) -> Reader:
+            def read(_: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor | None]:
+                feature_map = place.feature_map(output)
+                norm = feature_norm(feature_map)
+                if not keep_maps:
+                    return norm, None
+                return norm, feature_map.clone() if place.overwritten else feature_map
 
+            return read
+
+        read = {block: reader(place) for block, place in self.places.items()}
         with (
-            tap(self.net, self.blocks, read) as seen,
-            tap(self.net, [self.head_path], lambda inputs, _: inputs[0]) as head,
+            tap(self.net, read) as seen,
+            tap(self.net, {self.head_path: lambda inputs, _: inputs[0]}) as head,
         ):
             logits = self(image)
         return ForwardPass(
@@ -132,7 +156,11 @@ class Network(nn.Module):
 
     def observe_norms(self) -> Any:
         """Opens hooks on the blocks: a `tap` that maps each block to its (B,) FeatureNorm."""
-        return tap(self.net, self.blocks, lambda _, output: feature_norm(output))
+
+        def reader(place: Place) -> Reader:
+            return lambda _, output: feature_norm(place.feature_map(output))
+
+        return tap(self.net, {block: reader(place) for block, place in self.places.items()})
 
     @property
     def selected(self) -> str | None:

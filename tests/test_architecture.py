@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "src.models": ("src.models",),
     "src.metrics": ("src.metrics",),
     "src.blocks": (),
-    "src.network": ("src.blocks", "src.metrics"),
+    "src.weights": (),
+    "src.network": ("src.blocks", "src.metrics", "src.weights"),
     "src.detectors": ("src.detectors", "src.network", "src.metrics", "src.counter_random"),
     "src.data": ("src.data", "src.counter_random"),
     "src.data.pseudo_ood": ("src.counter_random",),
@@ -29,6 +30,7 @@ FRAMEWORK_FREE = (
     "src.models",
     "src.metrics",
     "src.blocks",
+    "src.weights",
     "src.network",
     "src.detectors",
 )
