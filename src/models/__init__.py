@@ -1,7 +1,20 @@
-"""The CIFAR networks of the FeatureNorm paper; those for ImageNet come from torchvision."""
+"""Networks for small images: the paper's and their kin; those for ImageNet are torchvision's."""
 
-from .resnet import ResNet, resnet18
-from .vgg import VGG, vgg11
-from .wide_resnet import WideResNet
+from .resnet import ResNet, resnet18, resnet34, resnet50
+from .vgg import VGG, vgg11, vgg11_bn, vgg16, vgg16_bn
+from .wide_resnet import WideResNet, wrn28_10, wrn40_2
 
-__all__ = ["VGG", "ResNet", "WideResNet", "resnet18", "vgg11"]
+__all__ = [
+    "VGG",
+    "ResNet",
+    "WideResNet",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "vgg11",
+    "vgg11_bn",
+    "vgg16",
+    "vgg16_bn",
+    "wrn28_10",
+    "wrn40_2",
+]

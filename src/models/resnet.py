@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "ResNet", "resnet18"]
+__all__ = ["BasicBlock", "Bottleneck", "ResNet", "resnet18", "resnet34", "resnet50"]
 
 
 class BasicBlock(nn.Module):
@@ -13,26 +13,62 @@ class BasicBlock(nn.Module):
 
     Args:
         in_channels: channels of the input map.
-        out_channels: channels of the output map.
+        width: channels of the convolutions and of the output map.
         stride: factor by which height and width shrink.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Sequential()  # the identity
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(out_channels))
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the rectified (B, C, H, W) sum of branch and shortcut, a tensor of its own."""
         branch = F.relu(self.bn1(self.conv1(x)))
         branch = self.bn2(self.conv2(branch))
         return F.relu(branch + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 convolutions, with a shortcut and a ReLU after the sum.
+
+    Args:
+        in_channels: channels of the input map.
+        width: channels of the 3x3 convolution; the output map has four times as many.
+        stride: factor by which height and width shrink.
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.shortcut = shortcut(in_channels, 4 * width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the rectified (B, C, H, W) sum of branch and shortcut, a tensor of its own."""
+        branch = F.relu(self.bn1(self.conv1(x)))
+        branch = F.relu(self.bn2(self.conv2(branch)))
+        branch = self.bn3(self.conv3(branch))
+        return F.relu(branch + self.shortcut(x))
+
+
+def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
+    """Returns the identity, or a 1x1 convolution with batch norm where the shape changes."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Sequential()
+    convolution = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels))
 
 
 class ResNet(nn.Module):
@@ -43,11 +79,12 @@ class ResNet(nn.Module):
 
     Args:
         depth: blocks in each of the four stages.
-        width: channels of the first stage; every later stage doubles them.
+        width: of the blocks of the first stage; every later stage doubles it.
         num_classes: width of the logits.
         in_channels: channels of the image.
         stem_padding: 1 keeps 32x32 maps at 32, 16, 8 and 4 pixels, as in the paper's table;
             2 makes them 34, 17, 9 and 5, as in the official code.
+        block: what the stages are made of.
 
     Raises:
         ValueError: if `depth` is not four positive numbers.
@@ -55,7 +92,8 @@ class ResNet(nn.Module):
     Source:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
         https://arxiv.org/abs/1512.03385. The state dict has the layout of `resnet.py` in
-        https://github.com/gist-ailab/block-selection-for-OOD-detection.
+        https://github.com/gist-ailab/block-selection-for-OOD-detection, and with a stem padding of
+        1 that of OpenOOD's `resnet18_32x32.py`.
     """
 
     def __init__(
@@ -65,6 +103,7 @@ class ResNet(nn.Module):
         num_classes: int = 10,
         in_channels: int = 3,
         stem_padding: int = 1,
+        block: type[BasicBlock] | type[Bottleneck] = BasicBlock,
     ) -> None:
         super().__init__()
         if len(depth) != 4 or min(depth) < 1:
@@ -74,11 +113,12 @@ class ResNet(nn.Module):
             )
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=stem_padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = stage(width, width, depth[0], stride=1)
-        self.layer2 = stage(width, 2 * width, depth[1], stride=2)
-        self.layer3 = stage(2 * width, 4 * width, depth[2], stride=2)
-        self.layer4 = stage(4 * width, 8 * width, depth[3], stride=2)
-        self.fc = nn.Linear(8 * width, num_classes)
+        top = width * block.expansion  # channels of the first stage's output
+        self.layer1 = stage(block, width, width, depth[0], stride=1)
+        self.layer2 = stage(block, top, 2 * width, depth[1], stride=2)
+        self.layer3 = stage(block, 2 * top, 4 * width, depth[2], stride=2)
+        self.layer4 = stage(block, 4 * top, 8 * width, depth[3], stride=2)
+        self.fc = nn.Linear(8 * top, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -92,10 +132,16 @@ class ResNet(nn.Module):
         return logits
 
 
-def stage(in_channels: int, out_channels: int, depth: int, stride: int) -> nn.Sequential:
+def stage(
+    block: type[BasicBlock] | type[Bottleneck],
+    in_channels: int,
+    width: int,
+    depth: int,
+    stride: int,
+) -> nn.Sequential:
     """Returns `depth` blocks in a row, of which the first changes the shape."""
-    first = BasicBlock(in_channels, out_channels, stride)
-    rest = (BasicBlock(out_channels, out_channels) for _ in range(depth - 1))
+    first = block(in_channels, width, stride)
+    rest = (block(width * block.expansion, width) for _ in range(depth - 1))
     return nn.Sequential(first, *rest)
 
 
@@ -107,3 +153,25 @@ def resnet18(num_classes: int = 10, stem_padding: int = 1) -> ResNet:
         stem_padding: 1 for the paper's map sizes, 2 for those of the official code.
     """
     return ResNet((2, 2, 2, 2), num_classes=num_classes, stem_padding=stem_padding)
+
+
+def resnet34(num_classes: int = 10, stem_padding: int = 1) -> ResNet:
+    """Returns ResNet-34 for small images: 21,282,122 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+        stem_padding: as in `resnet18`.
+    """
+    return ResNet((3, 4, 6, 3), num_classes=num_classes, stem_padding=stem_padding)
+
+
+def resnet50(num_classes: int = 10, stem_padding: int = 1) -> ResNet:
+    """Returns ResNet-50 for small images: 23,520,842 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+        stem_padding: as in `resnet18`.
+    """
+    return ResNet(
+        (3, 4, 6, 3), num_classes=num_classes, stem_padding=stem_padding, block=Bottleneck
+    )

@@ -1,11 +1,17 @@
-"""VGG networks without batch norm, for small images."""
+"""VGG networks for small images."""
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["VGG", "vgg11"]
+__all__ = ["VGG", "vgg11", "vgg11_bn", "vgg16", "vgg16_bn"]
+
+VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+VGG16 = (
+    *(64, 64, "M", 128, 128, "M", 256, 256, 256, "M"),
+    *(512, 512, 512, "M", 512, 512, 512, "M"),
+)
 
 
 class VGG(nn.Module):
@@ -19,6 +25,7 @@ class VGG(nn.Module):
         config: layers from image to classifier: a number is a convolution with that many channels
             and its ReLU, "M" is a max-pool that halves height and width.
         num_classes: width of the logits.
+        batch_norm: whether each convolution is followed by batch norm; the paper's has none.
 
     Raises:
         ValueError: if `config` holds anything else, or no convolution.
@@ -33,7 +40,9 @@ class VGG(nn.Module):
         it is averaged, so larger images work.
     """
 
-    def __init__(self, config: Sequence[int | str], num_classes: int = 10) -> None:
+    def __init__(
+        self, config: Sequence[int | str], num_classes: int = 10, *, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         width = [entry for entry in config if isinstance(entry, int)]
         if not width or any(entry != "M" for entry in config if not isinstance(entry, int)):
@@ -41,7 +50,7 @@ class VGG(nn.Module):
                 f'expected config to hold numbers of channels and "M", got {config!r}; '
                 'VGG-11 begins with [64, "M", 128, "M", ...]'
             )
-        self.features = layers(config)
+        self.features = layers(config, batch_norm)
         self.classifier = nn.Sequential(
             nn.Linear(width[-1], 512),
             nn.ReLU(),
@@ -63,13 +72,15 @@ class VGG(nn.Module):
         return logits
 
 
-def layers(config: Sequence[int | str]) -> nn.Sequential:
+def layers(config: Sequence[int | str], batch_norm: bool) -> nn.Sequential:
     """Returns the layers that `config` spells, none of which writes over its input."""
     sequence = nn.Sequential()
     channels = 3
     for entry in config:
         if isinstance(entry, int):
             sequence.append(nn.Conv2d(channels, entry, 3, padding=1))
+            if batch_norm:
+                sequence.append(nn.BatchNorm2d(entry))
             sequence.append(nn.ReLU())
             channels = entry
         else:
@@ -78,10 +89,36 @@ def layers(config: Sequence[int | str]) -> nn.Sequential:
 
 
 def vgg11(num_classes: int = 10) -> VGG:
-    """Returns VGG-11 without batch norm: 9,750,922 parameters at 10 classes.
+    """Returns VGG-11, the paper's: 9,750,922 parameters at 10 classes.
 
     Args:
         num_classes: width of the logits.
     """
-    config = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
-    return VGG(config, num_classes)
+    return VGG(VGG11, num_classes)
+
+
+def vgg11_bn(num_classes: int = 10) -> VGG:
+    """Returns VGG-11 with batch norm: 9,756,426 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+    """
+    return VGG(VGG11, num_classes, batch_norm=True)
+
+
+def vgg16(num_classes: int = 10) -> VGG:
+    """Returns VGG-16: 15,245,130 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+    """
+    return VGG(VGG16, num_classes)
+
+
+def vgg16_bn(num_classes: int = 10) -> VGG:
+    """Returns VGG-16 with batch norm: 15,253,578 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+    """
+    return VGG(VGG16, num_classes, batch_norm=True)

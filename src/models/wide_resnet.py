@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["PreActivationBlock", "WideResNet"]
+__all__ = ["PreActivationBlock", "WideResNet", "wrn28_10", "wrn40_2"]
 
 
 class PreActivationBlock(nn.Module):
@@ -81,7 +81,7 @@ class WideResNet(nn.Module):
         count, rest = divmod(depth - 4, 6)
         if count < 1 or rest:
             raise ValueError(
-                f"expected depth to be 6 n + 4 with n >= 1, got {depth}; choose 10, 16, 22 or 28"
+                f"expected depth to be 6 n + 4 with n >= 1, got {depth}; choose 16, 22, 28 or 40"
             )
         width = 16 * widen_factor
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
@@ -109,3 +109,23 @@ def group(count: int, first: PreActivationBlock) -> nn.Sequential:
     width = first.conv2.out_channels
     rest = (PreActivationBlock(width, width, dropout=first.dropout) for _ in range(count - 1))
     return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *rest)))
+
+
+def wrn28_10(num_classes: int = 10, dropout: float = 0.0) -> WideResNet:
+    """Returns WRN-28-10, the paper's: 36,479,194 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+        dropout: probability of dropping an activation inside each block.
+    """
+    return WideResNet(28, 10, num_classes, dropout)
+
+
+def wrn40_2(num_classes: int = 10, dropout: float = 0.0) -> WideResNet:
+    """Returns WRN-40-2, common in the field: 2,243,546 parameters at 10 classes.
+
+    Args:
+        num_classes: width of the logits.
+        dropout: probability of dropping an activation inside each block.
+    """
+    return WideResNet(40, 2, num_classes, dropout)
