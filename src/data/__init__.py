@@ -1,7 +1,7 @@
 """Image sets, their sources, sampling and augmentation."""
 
 from src.data.datamodule import ImageData
-from src.data.datasets import Batch, ImageFolder, ImageSet, Source, Torchvision
+from src.data.datasets import Batch, ImageFolder, ImageSet, Source, StoredImages, Torchvision
 from src.data.digits import Digits, Noise, Photographs
 from src.data.sampling import BatchSampler
 from src.data.transforms import CropFlip
@@ -17,5 +17,6 @@ __all__ = [
     "Noise",
     "Photographs",
     "Source",
+    "StoredImages",
     "Torchvision",
 ]

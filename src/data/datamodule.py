@@ -8,13 +8,13 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from src.data.datasets import Batch, ImageSet, Source
+from src.data.datasets import Batch, ImageSet, Source, StoredImages
 from src.data.sampling import BatchSampler
 from src.data.transforms import CropFlip
 
 
 class ImageData(L.LightningDataModule):
-    """One ID data set and any number of OOD sets, held on the device as uint8.
+    """One ID data set and any number of OOD sets, held on the device as uint8 where they fit.
 
     Images reach the modules as float32 in [0, 1]; the network owns the normalisation.
 
@@ -28,6 +28,7 @@ class ImageData(L.LightningDataModule):
         augmentation: applied to the training batches only.
         seed: of the training order.
         split_seed: of the held-out part; one part for all seeds of training, unless set.
+        workers: processes that decode the sets which are not held in memory.
 
     Raises:
         ValueError: if the training set has no classes, the test set has others, or an OOD set
@@ -46,6 +47,7 @@ class ImageData(L.LightningDataModule):
         augmentation: CropFlip | None = None,
         seed: int = 0,
         split_seed: int = 0,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         if not train.classes or train.classes != test.classes:
@@ -61,8 +63,8 @@ class ImageData(L.LightningDataModule):
         self.named = {"fit": train, "id": test, **ood}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_size, self.augmentation = validation_size, augmentation
-        self.seed, self.split_seed = seed, split_seed
-        self.loaded: dict[str, ImageSet] = {}
+        self.seed, self.split_seed, self.workers = seed, split_seed, workers
+        self.loaded: dict[str, ImageSet | StoredImages] = {}
         self.fit_first = False  # whether testing begins with the images to fit detectors on
 
     @property
@@ -133,7 +135,7 @@ class ImageData(L.LightningDataModule):
             image = self.augmentation(image, batch.index, self.trainer.current_epoch)
         return batch._replace(image=image.float().div_(255))
 
-    def _images(self, name: str) -> ImageSet:
+    def _images(self, name: str) -> ImageSet | StoredImages:
         """Returns a decoded set on the trainer's device; decoded once."""
         if name not in self.loaded:
             self.loaded[name] = self.named[name].load()
@@ -143,7 +145,7 @@ class ImageData(L.LightningDataModule):
         self.loaded[name] = self.loaded[name].to(device)
         return self.loaded[name]
 
-    def _held_out_first(self, images: ImageSet) -> ImageSet:
+    def _held_out_first(self, images: ImageSet | StoredImages) -> ImageSet | StoredImages:
         """Returns the set permuted by the seed, so that both parts are views of its memory."""
         if not 1 <= self.validation_size < len(images):
             raise ValueError(
@@ -153,13 +155,13 @@ class ImageData(L.LightningDataModule):
         generator = torch.Generator().manual_seed(self.split_seed)
         return images.subset(torch.randperm(len(images), generator=generator))
 
-    def _part(self, part: str) -> ImageSet:
+    def _part(self, part: str) -> ImageSet | StoredImages:
         held_out = slice(None, self.validation_size)
         rest = slice(self.validation_size, None)
         return self._images("fit").subset(held_out if part == "validation" else rest)
 
     def _loader(
-        self, images: ImageSet, batch_size: int, *, shuffle: bool = False
+        self, images: ImageSet | StoredImages, batch_size: int, *, shuffle: bool = False
     ) -> DataLoader[Batch]:
         sampler = BatchSampler(
             len(images),
@@ -169,4 +171,11 @@ class ImageData(L.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
-        return DataLoader(images, batch_size=None, sampler=sampler)
+        stored = isinstance(images, StoredImages)  # what is in memory may be on the device
+        return DataLoader(
+            images,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.workers if stored else 0,
+            pin_memory=stored and torch.cuda.is_available(),
+        )
