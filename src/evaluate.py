@@ -1,8 +1,11 @@
-"""Benchmark a trained classifier, from its checkpoint alone.
+"""Benchmark a network: one that was trained here, or one that came with its weights.
 
 python -m src.evaluate checkpoint=logs/resnet18_cifar10/.../checkpoints/last.ckpt
 python -m src.evaluate checkpoint=PATH data_dir=/elsewhere
-python -m src.evaluate checkpoint=PATH selection=official      selects the block anew
+python -m src.evaluate checkpoint=PATH selection=official       selects the block anew
+python -m src.evaluate experiment=resnet50_imagenet             pretrained: selects, benchmarks
+python -m src.evaluate data=cifar10 net=resnet18 net.weights=FILE   somebody else's weights
+python -m src.evaluate net=imagenet/swin_t list_blocks=true     shows the blocks, nothing else
 """
 
 __all__ = ["evaluate", "main"]
@@ -11,37 +14,51 @@ import sys
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.table import Table
 
-GROUPS = ("data", "selection", "detectors", "trainer", "logger")
+if TYPE_CHECKING:
+    from src.network import Network
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Rebuilds network and data of a checkpoint, runs the benchmark anew in `cfg.run_dir`."""
+    """Rebuilds network and data, selects a block if need be, benchmarks in `cfg.run_dir`."""
     import lightning as L
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import new_trainer, report
+    from src.run import new_trainer, report, show
 
-    checkpoint = load_checkpoint(Path(cfg.checkpoint))
-    select_anew = bool(cfg.get("selection"))  # selection=none is empty
-    cfg = complete(cfg, checkpoint["config"])
+    parse_overrides = OverridesParser.create().parse_overrides
+    asked = [o.key_or_group for o in parse_overrides(HydraConfig.get().overrides.task)]
+    checkpoint = load_checkpoint(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    list_only = cfg.list_blocks
+    if checkpoint is not None:
+        cfg = complete(cfg, checkpoint["config"], asked)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    if list_only:
+        show(block_list(instantiate(without_weights(cfg.net))))
+        Path(cfg.run_dir).rmdir()  # Hydra has opened it
+        return
+    if checkpoint is None:
+        check_trained(cfg)
     network = instantiate(cfg.net)
     classifier = Classifier(network, channels_last=cfg.optim.channels_last)
     data = instantiate(cfg.data)
     data.check_classes(network.num_classes)
-    classifier.load_state_dict(checkpoint["state_dict"])
+    if checkpoint is not None:
+        classifier.load_state_dict(checkpoint["state_dict"])
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     data.fit_first = benchmark.fits
-    select_anew |= benchmark.needs_selection
-    selection = (instantiate(cfg.get("selection")) or None) if select_anew else None
+    selection = None
+    if network.selected is None or any(key.split(".")[0] == "selection" for key in asked):
+        selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()
     else:
@@ -76,23 +93,79 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not checkpoint.get("config"):
         raise ValueError(
             f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
-            "which is none or is cut short; train with src.train"
+            "which is none or is cut short; load the weights of another project with "
+            f"net=<network> net.weights={path}"
         )
     return checkpoint
 
 
-def complete(cfg: DictConfig, trained: dict[str, Any]) -> DictConfig:
-    """Returns the configuration of the training with what was asked for now in its place.
+def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> DictConfig:
+    """Returns the configuration of the training with what is asked for now in its place.
 
-    A group that was chosen anew replaces the old one; single keys change only themselves.
+    Args:
+        cfg: configuration composed now.
+        trained: configuration of the training.
+        asked: keys and groups that the command line names.
+
+    Raises:
+        ValueError: if an experiment is asked for, which would be another training.
     """
+    if other := {"experiment", "debug"} & set(asked):
+        raise ValueError(
+            f"expected a checkpoint or an experiment, got checkpoint and {', '.join(other)}; "
+            "choose single groups beside a checkpoint: data=, selection=, detectors=, trainer="
+        )
     complete = OmegaConf.create(trained)
-    choices = HydraConfig.get().runtime.choices
     with open_dict(complete):
-        for group in GROUPS:
-            if choices.get(group) is not None:
-                complete[group] = cfg.get(group)
-        return OmegaConf.merge(complete, {k: v for k, v in cfg.items() if v is not None})  # type: ignore[return-value]
+        for key in (*asked, "logger", "run_dir", "checkpoint"):
+            group, _, last = key.rpartition(".")
+            if last in (OmegaConf.select(cfg, group) if group else cfg):
+                OmegaConf.update(complete, key, OmegaConf.select(cfg, key), merge=False)
+            else:  # asked for with a tilde, or a group that is empty
+                (OmegaConf.select(complete, group) if group else complete).pop(last, None)
+        complete.net = without_weights(complete.net)  # those of the checkpoint follow
+    return complete
+
+
+def without_weights(net: DictConfig) -> DictConfig:
+    """Returns the configuration of a network that downloads and reads no weights."""
+    net = net.copy()
+    with open_dict(net):
+        net.weights = None
+        if "pretrained" in net.net:  # timm's
+            net.net.pretrained = False
+    return net
+
+
+def check_trained(cfg: DictConfig) -> None:
+    """Refuses to benchmark a network of random weights.
+
+    Raises:
+        ValueError: if a network of ours or of torchvision is to be built without weights.
+    """
+    builder: str = cfg.net.net._target_
+    if cfg.net.get("weights") is None and builder.startswith(("src.models", "torchvision.models")):
+        raise ValueError(
+            f"expected a trained network, got neither a checkpoint nor weights of {builder}; "
+            "set checkpoint=<file of src.train>, or net.weights=<file or name in torchvision>"
+        )
+
+
+def block_list(network: "Network") -> Table:
+    """Returns one row per block: path, class, shape (C, H, W) of its map, stride, layout."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("block", "class", "shape", "stride", "layout"):
+        table.add_column(column, justify="right" if column == "stride" else "left")
+    for path, place in network.places.items():
+        layout = place.layout.replace("_", " ")
+        if place.class_tokens:
+            layout += f", {place.class_tokens} class token{'s'[: place.class_tokens > 1]} left out"
+        if place.overwritten:
+            layout += ", overwritten in place"
+        shape = " x ".join(map(str, place.shape))
+        kind = type(network.net.get_submodule(path)).__name__
+        table.add_row(path, kind, shape, str(place.stride), layout)
+    return table
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")

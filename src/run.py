@@ -1,6 +1,6 @@
 """What training and evaluation share: the run directory, the trainer, the report."""
 
-__all__ = ["callbacks", "new_trainer", "open_run", "quiet_lightning", "report"]
+__all__ = ["callbacks", "new_trainer", "open_run", "quiet_lightning", "report", "show"]
 
 import logging
 import os
@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.table import Table
 
 from src.benchmark import Benchmark
 from src.report import block_table, result_table, write_report
@@ -107,16 +108,19 @@ def report(
         Path(cfg.run_dir),
         benchmark.scores,
         experiment=cfg.name,
-        network=cfg.net.net._target_.rpartition(".")[2],
+        network=cfg.net.net.get("model_name") or cfg.net.net._target_.rpartition(".")[2],
         selected_block=benchmark.network.selected,
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
         loggers=trainer.loggers,
     )
+    show(result_table(metrics), block_table(metrics), f"results in {cfg.run_dir}")
+
+
+def show(*content: Table | str) -> None:
+    """Prints tables and text."""
     console = Console()
     if not console.is_terminal:
         console.width = 100  # a file has no width; the tables fit into this
-    console.print(result_table(metrics))
-    console.print(block_table(metrics))
-    console.print(f"results in {cfg.run_dir}")
+    console.print(*content, sep="\n")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf.errors import MissingMandatoryValue
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -82,7 +81,7 @@ def test_train_refuses_as_a_process(
 def test_evaluate_refuses_a_file_that_is_no_checkpoint(
     nothing_happens: Path, command: Callable[..., None]
 ) -> None:
-    says = rf"expected a checkpoint of src.train, .* got {__file__}, .*; train with src.train"
+    says = rf"expected a checkpoint of src.train, .* got {__file__}, .*; load .* net.weights="
     with pytest.raises(ValueError, match=says) as caught:
         command("src.evaluate", f"checkpoint={__file__}", "hydra.run.dir=run")
     assert caught.value.__context__ is None  # there torch advises to trust the file
@@ -201,12 +200,20 @@ def test_evaluate_refuses_half_a_checkpoint(
 def test_evaluate_wants_a_checkpoint_that_is_there(
     nothing_happens: Path, command: Callable[..., None]
 ) -> None:
-    with pytest.raises(MissingMandatoryValue, match="checkpoint"):
+    with pytest.raises(ValueError, match=r"got neither a checkpoint nor weights of src.models"):
         command("src.evaluate", "hydra.run.dir=run")
     with pytest.raises(
         FileNotFoundError, match=r"expected a checkpoint, got no file at gone.ckpt"
     ):
         command("src.evaluate", "checkpoint=gone.ckpt", "hydra.run.dir=run")
+
+
+def test_evaluate_refuses_an_experiment_beside_a_checkpoint(
+    finished_run: Path, nothing_happens: Path, command: Callable[..., None]
+) -> None:
+    checkpoint = f"checkpoint={finished_run / 'checkpoints/last.ckpt'}"
+    with pytest.raises(ValueError, match=r"checkpoint or an experiment, .*; choose single groups"):
+        command("src.evaluate", checkpoint, "experiment=vgg11_cifar10", "hydra.run.dir=run")
 
 
 def test_nan_scores_are_kept_to_look_at_but_never_become_a_result(

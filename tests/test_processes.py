@@ -86,7 +86,7 @@ def test_a_sweep_of_one_process_runs_gives_each_job_a_run_of_its_own(
         *("+trainer.limit_train_batches=5", "~data.ood.photographs", "~data.ood.noise"),
         f"hydra.sweep.dir={tmp_path}",
     )
-    first, second = (tmp_path / f"quickstart_{seed}" for seed in (0, 1))
+    first, second = (tmp_path / f"{seed}_quickstart_{seed}" for seed in (0, 1))
     assert metrics_of(first)["norm_ratio"] != metrics_of(second)["norm_ratio"]
     for run in (first, second):
         assert len(list(run.glob("wandb/offline-run-*"))) == 1
