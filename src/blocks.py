@@ -239,7 +239,9 @@ def propose_blocks(root: Call, image_shape: Sequence[int]) -> list[str]:
         joined = [step for step in found if not _is_leaf(step)]
         if len(joined) == 1 and len(within := choose(joined[0])) > 1:
             return within  # a network within the network
-        plain = [run[-1] for run in _runs(found[found.index(joined[0]) :] if joined else found)]
+        plain = [
+            run[-1] for run in _runs(found[found.index(joined[0]) :] if joined else found, is_map)
+        ]
         activated = [step for step in plain if not isinstance(step.module, nn.Conv2d)]
         chosen = joined + activated or plain
         return [step.path for step in found if step in chosen and is_map(step)]
@@ -253,8 +255,8 @@ def propose_blocks(root: Call, image_shape: Sequence[int]) -> list[str]:
     return blocks
 
 
-def _runs(steps: Sequence[Call]) -> Iterator[list[Call]]:
-    """Yields each convolution with the leaves behind it that keep the shape of its output."""
+def _runs(steps: Sequence[Call], is_map: Callable[[Call], bool]) -> Iterator[list[Call]]:
+    """Yields each convolution with the leaves behind it that keep the shape of its map."""
     run: list[Call] = []
     for call in steps:
         convolves = isinstance(call.module, nn.Conv2d)
@@ -262,6 +264,7 @@ def _runs(steps: Sequence[Call]) -> Iterator[list[Call]]:
             bool(run)
             and not convolves
             and _is_leaf(call)
+            and is_map(call)
             and call.takes_what(run[-1])
             and call.output[0].shape == run[-1].output[0].shape
         )

@@ -71,6 +71,20 @@ class Backbone(nn.Module):
         return x
 
 
+class SharedActivation(nn.Module):
+    """One ReLU behind all convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+        self.bn1, self.bn2, self.relu = nn.BatchNorm2d(4), nn.BatchNorm2d(6), nn.ReLU()
+        self.fc = nn.Linear(6, 2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(image)))
+        return self.fc(self.relu(self.bn2(self.conv2(x))).mean((2, 3)))
+
+
 class Reshaped(nn.Module):
     """Returns its map in another layout."""
 
@@ -226,6 +240,7 @@ PROPOSALS = {
         4,
     ),
     "functional": (Functional, 16, r"conv[12]", 2),
+    "shared activation": (SharedActivation, 16, r"bn[12]", 2),
     "wrapped": (lambda: Wrapped(Backbone(), 4), 16, r"backbone\.blocks\.\d", 3),
     "twice wrapped": (
         lambda: nn.Sequential(nn.Identity(), Wrapped(Wrapped(Backbone(), 4).backbone, 4)),

@@ -19,16 +19,27 @@ from src.classifier import Classifier
 
 CONF = Path(__file__).parent.parent / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-CHOICES = sorted(
-    f"{path.parent.name}={path.stem}"
-    for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("experiment", "debug") and path.stem != "none"
+FOLDERS = (
+    *("data=cifar10_folder", "data.train.sample=20", "data.test.sample=20"),
+    *(
+        f"data.ood.{name}.sample=2"
+        for name in OmegaConf.load(CONF / "data/cifar10_folder.yaml").ood
+    ),
 )
-OF_EVALUATE = ("data", "selection", "detectors", "trainer", "logger")
+PRETRAINED = [experiment for experiment in EXPERIMENTS if experiment.endswith("_imagenet")]
+CHOICES = sorted(
+    f"{group}={choice}"
+    for path in CONF.rglob("*.yaml")
+    for group, _, choice in [path.relative_to(CONF).with_suffix("").as_posix().partition("/")]
+    if choice and group not in ("experiment", "debug") and choice not in ("none", "imagenet/base")
+)
 NETWORKS = {
     "resnet18": (8, 11_173_962),
     "wrn28_10": (12, 36_479_194),
     "vgg11": (8, 9_750_922),
+    "imagenet/resnet50": (16, 25_557_032),
+    "imagenet/vgg16": (13, 138_357_544),
+    "imagenet/mobilenet_v3_large": (17, 5_483_032),
 }
 
 
@@ -40,11 +51,13 @@ def composed() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two images of each of ten classes and two of each OOD set, where the configs look."""
+    """Two images of each class and of each OOD set, where the configs look."""
     root = tmp_path_factory.mktemp("data")
-    folders = [root / f"cifar10/{part}/{k}" for part in ("train", "test") for k in range(10)]
-    sets = OmegaConf.load(CONF / "data/cifar10_folder.yaml").ood
-    for folder in (*folders, *(root / f"ood32/{name}" for name in sets)):
+    folders = [f"cifar10/{part}/{k}" for part in ("train", "test") for k in range(10)]
+    folders += [f"imagenet/{part}/{k:03}" for part in ("train", "val") for k in range(1000)]
+    folders += [f"ood32/{name}" for name in OmegaConf.load(CONF / "data/cifar10_folder.yaml").ood]
+    folders += OmegaConf.load(CONF / "data/imagenet.yaml").ood
+    for folder in (root / name for name in folders):
         folder.mkdir(parents=True)
         for number in range(2):
             Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / f"{number}.png")
@@ -59,14 +72,19 @@ def training_of(cfg: DictConfig) -> tuple[Classifier, Benchmark]:
     return Classifier(network, **instantiate(cfg.optim)), benchmark
 
 
-@pytest.mark.parametrize("data", ["as it says", "cifar10_folder"])
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    ("experiment", "more"),
+    [
+        *[(name, []) for name in EXPERIMENTS if name not in ("cifar10_brief", *PRETRAINED)],
+        *[(name, [*FOLDERS]) for name in EXPERIMENTS if name not in PRETRAINED],
+        *[(name, ["data.train.sample=2000"]) for name in PRETRAINED],
+    ],
+)
 def test_every_experiment_composes_and_instantiates(
-    experiment: str, data: str, composed: Any, data_dir: Path, tmp_path: Path
+    experiment: str, more: list[str], composed: Any, data_dir: Path, tmp_path: Path
 ) -> None:
     overrides = [f"experiment={experiment}", f"data_dir={data_dir}", f"run_dir={tmp_path}"]
-    overrides += ["logger=csv"] + ([] if data == "as it says" else [f"data={data}"])
-    cfg = composed("train", overrides)
+    cfg = composed("train", [*overrides, *more, "logger=csv", "net.weights=null"])
     assert cfg.name == experiment
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
@@ -90,7 +108,10 @@ def test_an_experiment_opens_with_its_source_and_its_command(experiment: str) ->
     comments = lines[: next(row for row, line in enumerate(lines) if not line.startswith("#"))]
     assert comments[0] == "# @package _global_"
     assert len(comments[1]) > 30
-    assert f"# python -m src.train experiment={experiment}" in comments
+    command = "src.evaluate" if experiment in PRETRAINED else "src.train"
+    assert any(
+        line.startswith(f"# python -m {command} experiment={experiment}") for line in comments
+    )
     assert f"name: {experiment}" in lines
 
 
@@ -99,14 +120,14 @@ def test_every_choice_of_every_group_composes_and_resolves(choice: str, composed
     group = choice.partition("=")[0]
     cfg = composed("train", [choice, "run_dir=elsewhere"])
     assert OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
-    if group in OF_EVALUATE:
-        assert composed("evaluate", [choice])[group]
+    assert composed("evaluate", [choice])[group]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_have_the_blocks_and_the_parameters_of_the_paper(
     name: str, composed: Any
 ) -> None:
-    network = instantiate(composed("train", [f"net={name}", "run_dir=elsewhere"]).net)
+    cfg = composed("train", [f"net={name}", "net.weights=null", "run_dir=elsewhere"])
+    network = instantiate(cfg.net)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert (len(network.blocks), parameters) == NETWORKS[name]

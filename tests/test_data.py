@@ -1,6 +1,7 @@
 """Laws of the data room: sources, batches, augmentation and the splits of an experiment."""
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import ZipFile
@@ -11,6 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from src.counter_random import random_bits
 from src.data import (
@@ -24,6 +28,7 @@ from src.data import (
     Noise,
     Photographs,
     Source,
+    StoredImages,
     Torchvision,
 )
 
@@ -120,6 +125,191 @@ def test_a_broken_image_is_named(data_dir: Path, zipped: bool) -> None:
         zip_folder(data_dir / "pets")
     with pytest.raises(ValueError, match=r"dog/3\.bmp"):
         ImageFolder(data_dir / "pets", 6).load()
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    pixel = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixel)
+
+
+ODD_SIZES = [(37, 61), (61, 37), (40, 40), (33, 33), (101, 30), (29, 30), (33, 47), (48, 33)]
+
+
+@pytest.mark.parametrize(("short_side", "size"), [(33, 32), (34, 29), (33, 33), (47, 30)])
+def test_a_short_side_resizes_and_crops_as_torchvision_does(
+    short_side: int, size: int, tmp_path: Path
+) -> None:
+    pictures = [noise(*shape, seed=row) for row, shape in enumerate(ODD_SIZES)]
+    for row, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{row}.png")
+    decoded = ImageFolder(tmp_path, size, short_side=short_side).load().image
+    old = transforms.Compose([transforms.Resize(short_side), transforms.CenterCrop(size)])
+    new = v2.Compose([v2.Resize(short_side), v2.CenterCrop(size)])
+    for image, picture in zip(decoded, pictures, strict=True):
+        for transform in (old, new):
+            assert image.permute(1, 2, 0).equal(torch.from_numpy(np.array(transform(picture))))
+
+
+def test_a_short_side_below_the_size_is_refused(data_dir: Path) -> None:
+    with pytest.raises(ValueError, match="short_side of at least the size 6, got 5"):
+        ImageFolder(data_dir / "pets", 6, short_side=5)
+
+
+def test_without_a_short_side_the_whole_image_is_squashed(data_dir: Path) -> None:
+    decoded = ImageFolder(data_dir / "pets" / "ant", 5).load().image[0]
+    picture = Image.open(data_dir / "pets" / "ant" / "0.png")
+    squashed = picture.resize((5, 5), Image.Resampling.BILINEAR)
+    assert decoded.permute(1, 2, 0).equal(torch.from_numpy(np.array(squashed)))
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """24 training and 6 test images of 3 classes and 9 OOD images, of several sizes."""
+    for part, count in (("train", 24), ("test", 6), ("ood", 9)):
+        for row in range(count):
+            path = (
+                tmp_path / "many" / part / "cab"[row % 3] / f"{row:02}.{('png', 'JPEG')[row % 2]}"
+            )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise(40 + row % 3, 44 - row % 5, seed=row + 100 * count).save(path)
+    return tmp_path / "many"
+
+
+def test_a_sample_is_some_of_the_images_in_their_order(many: Path) -> None:
+    whole, part = ImageFolder(many / "train", 8), ImageFolder(many / "train", 8, sample=7)
+    row = [whole.names.index(name) for name in part.names]
+    assert len(row) == len(set(row)) == 7
+    assert row == sorted(row)
+    assert part.load().image.equal(whole.load().image[row])
+    assert part.load().label.equal(whole.load().label[row])
+
+
+def test_a_sample_depends_on_the_names_and_the_seed_alone(many: Path) -> None:
+    def chosen(seed: int) -> list[str]:
+        return ImageFolder(many / "ood", 8, sample=3, seed=seed).names
+
+    assert chosen(0) == ["a/01.JPEG", "a/07.JPEG", "c/06.png"]  # on every machine
+    assert len({tuple(chosen(seed)) for seed in range(5)}) > 1
+    zip_folder(many / "ood")
+    assert chosen(0) == ["a/01.JPEG", "a/07.JPEG", "c/06.png"]
+
+
+def test_a_sample_does_not_move_the_random_state(many: Path) -> None:
+    before = torch.get_rng_state()
+    ImageFolder(many / "train", 8, sample=7)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_a_sample_keeps_the_classes_of_the_whole_folder(many: Path) -> None:
+    source = ImageFolder(many / "train", 8, sample=1)
+    assert source.classes == source.load().classes == ("a", "b", "c")
+    assert source.names[0][0] == source.classes[int(source.load().label)]
+
+
+@pytest.mark.parametrize("sample", [0, -1, 10])
+def test_an_impossible_sample_is_refused(sample: int, many: Path) -> None:
+    with pytest.raises(ValueError, match=rf"sample of 1\.\.9 images.*got {sample}; lower it"):
+        ImageFolder(many / "ood", 8, sample=sample)
+
+
+def stored(path: Path, **options: Any) -> StoredImages:
+    images = ImageFolder(path, 32, short_side=36, in_memory=False, **options).load()
+    assert isinstance(images, StoredImages)
+    return images
+
+
+def test_stored_images_are_indexed_as_images_in_memory_are(many: Path) -> None:
+    on_disk = stored(many / "train")
+    in_memory = ImageFolder(many / "train", 32, short_side=36).load()
+    order = torch.tensor([5, 1, 23, 4])
+    for index in (torch.tensor([3, -1, 0, 3]), torch.tensor([2])):
+        for ours, theirs in (
+            (on_disk, in_memory),
+            (on_disk.subset(order), in_memory.subset(order)),
+        ):
+            assert len(ours) == len(theirs)
+            assert ours.classes == theirs.classes
+            for mine, other in zip(ours[index], theirs[index], strict=True):
+                assert mine.dtype == other.dtype
+                assert mine.equal(other)
+    assert on_disk.subset(slice(4, 9))[torch.tensor([0])].image.equal(in_memory.image[4:5])
+    assert on_disk.to("meta")[torch.tensor([0])].image.device.type == "cpu"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_stored_images_can_be_sent_to_another_process(zipped: bool, many: Path) -> None:
+    if zipped:
+        zip_folder(many)
+    images, index = stored(many / "train"), torch.arange(5)
+    expected = images[index].image
+    assert pickle.loads(pickle.dumps(images))[index].image.equal(expected)
+
+
+def test_an_archive_is_opened_once_for_all_batches_of_a_process(many: Path) -> None:
+    zip_folder(many)
+    source = ImageFolder(many / "ood", 8, in_memory=False)
+    source.decode([0, 1])
+    opened = dict(source.opened)
+    source.decode([2])
+    assert source.opened == opened
+    assert list(opened) == [os.getpid()]
+
+
+def test_an_archive_is_closed_when_its_images_are_in_memory(many: Path) -> None:
+    zip_folder(many)
+    source = ImageFolder(many / "ood", 8)
+    source.load()
+    assert not source.opened
+
+
+def of_many(many: Path, *, in_memory: bool, **options: Any) -> ImageData:
+    how: dict[str, Any] = {"short_side": 36, "in_memory": in_memory}
+    ood: dict[str, Source] = {"ood": ImageFolder(many / "ood", 32, labelled=False, **how)}
+    train, test = (ImageFolder(many / part, 32, **how) for part in ("train", "test"))
+    options = {"batch_size": 4, "eval_batch_size": 5, "validation_size": 7} | options
+    return ImageData(train, test, ood, **options)
+
+
+def batches_of_all_loaders(data: ImageData) -> list[Batch]:
+    data.fit_first = True
+    loaders = [data.train_dataloader(), data.val_dataloader(), data.selection_dataloader()]
+    return [batch for loader in (*loaders, *data.test_dataloader()) for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_every_loader_gives_the_same_from_disk_as_from_memory(
+    workers: int, zipped: bool, many: Path
+) -> None:
+    expected = batches_of_all_loaders(of_many(many, in_memory=True))
+    if zipped:
+        zip_folder(many)
+    data = of_many(many, in_memory=False, workers=workers)
+    for name in data.named:  # this process opens the archives before its workers are forked
+        data._images(name)[torch.tensor([0])]
+    loaded = batches_of_all_loaders(data)
+    assert len(expected) == 4 + 2 + 5 + 4 + 2 + 2
+    for batch, same in zip(loaded, expected, strict=True):
+        assert all(a.equal(b) for a, b in zip(batch, same, strict=True))
+
+
+def test_only_sets_that_are_read_from_disk_have_workers(many: Path) -> None:
+    assert of_many(many, in_memory=False, workers=2).val_dataloader().num_workers == 2
+    assert of_many(many, in_memory=True, workers=2).val_dataloader().num_workers == 0
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_named_by_the_loader(zipped: bool, workers: int, many: Path) -> None:
+    path = many / "train" / "b" / "02.png"
+    path.write_bytes(path.read_bytes()[:80])
+    if zipped:
+        zip_folder(many)
+    data = of_many(many, in_memory=False, workers=workers)
+    with pytest.raises(
+        ValueError, match=r"expected an image, got .*train/b/02\.png, which cannot"
+    ):
+        list(data.selection_dataloader())
 
 
 def test_a_missing_torchvision_set_says_what_to_do(tmp_path: Path) -> None:
@@ -348,6 +538,24 @@ def test_lightning_trains_on_augmented_reshuffled_images(tmp_path: Path) -> None
     assert plain.equal(images_of(data.val_dataloader())[:32].float() / 255)
 
 
+def test_lightning_validates_on_images_that_workers_decode(many: Path, tmp_path: Path) -> None:
+    seen = []
+    for in_memory in (True, False):
+        data, module = of_many(many, in_memory=in_memory, workers=2), Recorder()
+        trainer = L.Trainer(
+            accelerator="cpu",
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.validate(module, datamodule=data, verbose=False)
+        seen.append(module.held_out)
+    for batch, same in zip(*seen, strict=True):
+        assert batch.image.dtype == torch.float32
+        assert all(a.equal(b) for a, b in zip(batch, same, strict=True))
+
+
 @pytest.mark.parametrize("part", ["train", "test", "all"])
 def test_digits_are_numbered_in_the_order_of_the_classes(
     part: Literal["train", "test", "all"],
@@ -389,3 +597,20 @@ def test_the_real_cifar10_is_complete() -> None:
     assert source.classes[0] == "airplane"
     assert images.image.shape == (10_000, 3, 32, 32)
     assert images.label.bincount().tolist() == [1000] * 10
+
+
+@pytest.mark.skipif("BSOOD_DATA_DIR" not in os.environ, reason="set BSOOD_DATA_DIR to real images")
+def test_real_photographs_are_decoded_as_torchvision_does(tmp_path: Path) -> None:
+    path = Path(os.environ["BSOOD_DATA_DIR"]) / "photos256" / "textures"
+    source = ImageFolder(path, 224, labelled=False, short_side=256, sample=16, in_memory=False)
+    loader = DataLoader(
+        source.load(), None, sampler=list(torch.arange(16).split(8)), num_workers=2
+    )
+    loaded = images_of(loader)
+    assert loaded.shape == (16, 3, 224, 224)
+    reference = v2.Compose([v2.Resize(256), v2.CenterCrop(224)])
+    assert source.archive
+    with ZipFile(source.archive) as archive:
+        for image, name in zip(loaded, source.names, strict=True):
+            picture = Image.open(archive.open(source.prefix + name)).convert("RGB")
+            assert image.permute(1, 2, 0).equal(torch.from_numpy(np.array(reference(picture))))

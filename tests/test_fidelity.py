@@ -1,4 +1,4 @@
-"""FeatureNorm and NormRatio of the paper's networks, against loops written from the paper alone."""
+"""FeatureNorm and NormRatio of the paper's networks, against loops written from the paper."""
 
 import os
 from collections.abc import Callable
@@ -79,7 +79,7 @@ def maps_of(network: Network, image: Tensor) -> dict[str, Tensor]:
 
 
 def norm_by_the_paper(feature_map: Tensor) -> float:
-    """a_i = sqrt(sum over positions of max(z_i, 0)^2); f = mean of a_i over channels (section 3)."""
+    """a_i = sqrt(sum over positions of max(z_i, 0)^2); f = mean of a_i over channels, i."""
     activations = []
     for channel in feature_map.double().numpy():
         total = 0.0

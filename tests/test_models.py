@@ -5,8 +5,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.models import VGG, ResNet, WideResNet, resnet18, vgg11
-from src.models.resnet import BasicBlock
+from src.models import (
+    VGG,
+    ResNet,
+    WideResNet,
+    resnet18,
+    resnet34,
+    resnet50,
+    vgg11,
+    vgg11_bn,
+    vgg16,
+    vgg16_bn,
+    wrn28_10,
+    wrn40_2,
+)
+from src.models.resnet import BasicBlock, Bottleneck
 from src.models.wide_resnet import PreActivationBlock
 
 RESNET = r"layer[1-4]\.\d+"
@@ -16,7 +29,12 @@ VGG11 = r"features\.(1|4|7|10|12|14|17|19)"
 SMALL: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "resnet": (lambda: ResNet((2, 1, 1, 2), width=4), RESNET),
     "wide_resnet": (lambda: WideResNet(depth=16, widen_factor=2), WIDE_RESNET),
+    "bottleneck resnet": (lambda: ResNet((2, 1, 1, 2), width=4, block=Bottleneck), RESNET),
     "vgg": (lambda: VGG((4, "M", 8, "M", 8, 8, "M", 8, 8, "M", 8, 8, "M")), VGG11),
+    "vgg with batch norm": (
+        lambda: VGG((4, "M", 8, "M", 8, 8, "M", 8, 8), batch_norm=True),
+        r"features\.(2|6|10|13|17|20)",
+    ),
 }
 PAPER: dict[str, tuple[Callable[..., nn.Module], str, int, list[tuple[int, ...]]]] = {
     "resnet18": (
@@ -32,7 +50,7 @@ PAPER: dict[str, tuple[Callable[..., nn.Module], str, int, list[tuple[int, ...]]
         [s for s in [(64, 34, 34), (128, 17, 17), (256, 9, 9), (512, 5, 5)] for _ in range(2)],
     ),
     "wrn28_10": (
-        WideResNet,
+        wrn28_10,
         WIDE_RESNET,
         36_479_194,
         [s for s in [(160, 32, 32), (320, 16, 16), (640, 8, 8)] for _ in range(4)],
@@ -46,6 +64,15 @@ PAPER: dict[str, tuple[Callable[..., nn.Module], str, int, list[tuple[int, ...]]
             *[(512, 4, 4), (512, 4, 4), (512, 2, 2), (512, 2, 2)],
         ],
     ),
+}
+# name -> (network, parameters): numbers of the field, or counted by hand from the layers' shapes
+OTHERS: dict[str, tuple[Callable[..., nn.Module], int]] = {
+    "resnet34": (resnet34, 21_282_122),
+    "resnet50": (resnet50, 23_520_842),
+    "wrn40_2": (wrn40_2, 2_243_546),
+    "vgg11_bn": (vgg11_bn, 9_750_922 + 2 * (64 + 128 + 2 * 256 + 4 * 512)),
+    "vgg16": (vgg16, 14_714_688 + 2 * (512 * 512 + 512) + 512 * 10 + 10),
+    "vgg16_bn": (vgg16_bn, 14_723_136 + 2 * (512 * 512 + 512) + 512 * 10 + 10),
 }
 
 
@@ -74,10 +101,18 @@ def test_networks_have_the_parameters_and_maps_of_the_paper(name: str) -> None:
     assert [tuple(output.shape[1:]) for output, _ in taps.values()] == shapes
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_logits_have_one_column_per_class(name: str) -> None:
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_have_the_parameters_that_the_field_counts(name: str) -> None:
+    build, parameters = OTHERS[name]
     with torch.device("meta"):
-        logits = PAPER[name][0](num_classes=7)(torch.empty(2, 3, 32, 32))
+        assert sum(parameter.numel() for parameter in build().parameters()) == parameters
+
+
+@pytest.mark.parametrize("name", [*PAPER, *OTHERS])
+def test_logits_have_one_column_per_class(name: str) -> None:
+    build = (PAPER | OTHERS)[name][0]
+    with torch.device("meta"):
+        logits = build(num_classes=7)(torch.empty(2, 3, 32, 32))
     assert logits.shape == (2, 7)
 
 
@@ -109,10 +144,13 @@ def test_gradients_reach_every_parameter(name: str) -> None:
     )
 
 
-def test_a_silent_branch_leaves_the_rectified_input_of_a_resnet_block() -> None:
-    block = BasicBlock(4, 4).eval()
-    nn.init.zeros_(block.conv2.weight)
-    x = torch.randn(2, 4, 8, 8)
+@pytest.mark.parametrize("make", [BasicBlock, Bottleneck])
+def test_a_silent_branch_leaves_the_rectified_input_of_a_resnet_block(
+    make: type[BasicBlock] | type[Bottleneck],
+) -> None:
+    block = make(4 * make.expansion, 4).eval()
+    nn.init.zeros_((block.conv2 if isinstance(block, BasicBlock) else block.conv3).weight)
+    x = torch.randn(2, 4 * make.expansion, 8, 8)
     assert torch.equal(block(x), x.relu())
 
 
@@ -167,6 +205,18 @@ def test_state_dict_of_resnet18_has_the_official_keys() -> None:
         expected |= weight(f"{block}.shortcut.0") | batch_norm(f"{block}.shortcut.1")
     with torch.device("meta"):
         assert set(resnet18().state_dict()) == expected
+
+
+def test_state_dict_of_resnet50_has_the_usual_keys() -> None:
+    expected = weight("conv1") | batch_norm("bn1") | weight_and_bias("fc")
+    depth = {"layer1": 3, "layer2": 4, "layer3": 6, "layer4": 3}
+    for block in [f"{stage}.{index}" for stage, count in depth.items() for index in range(count)]:
+        expected |= weight(*(f"{block}.conv{number}" for number in (1, 2, 3)))
+        expected |= batch_norm(*(f"{block}.bn{number}" for number in (1, 2, 3)))
+    for stage in depth:
+        expected |= weight(f"{stage}.0.shortcut.0") | batch_norm(f"{stage}.0.shortcut.1")
+    with torch.device("meta"):
+        assert set(resnet50().state_dict()) == expected
 
 
 def test_state_dict_of_wrn28_10_has_the_official_keys() -> None:

@@ -331,10 +331,10 @@ def resized(picture: Image.Image, size: int, short_side: int | None) -> Image.Im
 def _find(path: Path) -> tuple[Path | None, str, list[str]]:
     """Returns the archive a folder is in, if any, its prefix there, and its sorted file names."""
     if path.is_dir():
-        walk = [(Path(folder), inside) for folder, _, inside in os.walk(path, followlinks=True)]
-        prefixes = [(folder / "_").relative_to(path).as_posix()[:-1] for folder, _ in walk]
-        pairs = zip(prefixes, walk, strict=True)
-        return None, "", sorted(prefix + file for prefix, (_, files) in pairs for file in files)
+        walk = os.walk(path, followlinks=True)
+        within = ((Path(folder).relative_to(path).as_posix(), files) for folder, _, files in walk)
+        found = (f"{folder}/{file}" for folder, files in within for file in files)
+        return None, "", sorted(name.removeprefix("./") for name in found)
     archives = [p.with_name(p.name + ".zip") for p in (path, *path.parents) if p.name]
     for archive in filter(Path.is_file, archives):
         inside = path.relative_to(archive.with_suffix("")).as_posix()
