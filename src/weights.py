@@ -1,17 +1,21 @@
-"""Weights that were trained elsewhere: read safely, unwrapped, and compared before they load."""
+"""Weights that were trained elsewhere: read safely, unwrapped, and loaded whole or not at all."""
 
 __all__ = ["load_weights"]
 
+import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present as drop_prefix
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema", "model_ema")
+State = dict[str, Any]
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # in torchvision's files
 SHOWN = 3  # differences of each kind in an error message
 
 
@@ -28,106 +32,125 @@ def load_weights(net: nn.Module, weights: str | Path) -> None:
             "ResNet50_Weights.IMAGENET1K_V1", which is downloaded unless torch.hub has it.
 
     Raises:
-        FileNotFoundError: if there is neither such a file nor such a name, or no network.
+        FileNotFoundError: if there is neither such a file nor such a name, or no download.
         ValueError: if the file holds no state dict, or keys or shapes differ.
     """
-    state: Mapping[str, Tensor]
-    if Path(weights).is_file():
-        state = _unwrapped(_read(Path(weights)), net)
-    else:
-        state = _of_torchvision(str(weights))
-    own = net.state_dict()
-    differences = {
-        "missing": [
-            key for key in own if key not in state and not key.endswith("num_batches_tracked")
-        ],  # which old files lack
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own
-            if key in state and state[key].shape != own[key].shape
-        ],
-    }
-    if any(differences.values()):
-        told = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', ...' if keys[SHOWN:] else ''}"
-            for kind, keys in differences.items()
-            if keys
-        )
+    path = Path(weights)
+    state = _unwrapped(_read(path if path.is_file() else _of_torchvision(str(weights))), net)
+    own = deepcopy(net.state_dict())
+    counter = "num_batches_tracked"  # which old files lack
+    for key in own:
+        if key.endswith(counter) and key.replace(counter, "running_mean") in state:
+            state.setdefault(key, own[key])
+    try:
+        net.load_state_dict(state)  # renames what old versions of a module called otherwise
+    except Exception as error:
+        net.load_state_dict(own)  # torch had loaded what fits
         raise ValueError(
             f"expected the {len(own)} entries of {type(net).__name__}, got {weights}, of which "
-            f"{told}. {_cause(own, state)}"
-        )
-    net.load_state_dict(own | dict(state))
+            f"{_misfit(own, state) or ' '.join(str(error).split())}"
+        ) from None
 
 
 def _read(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # timm keeps the command line
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError, ValueError):
-        reason = "cut short, no checkpoint, or a pickled object"
+    with path.open("rb") as file:
+        try:
+            with torch.serialization.safe_globals([Namespace]):  # timm keeps the command line
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # a broken file raises all kinds of them
+            reason = "cut short, no checkpoint, or holds more than weights"
     raise ValueError(  # not in the handler: torch advises there to trust the file
-        f"expected a file of weights alone, got {path}, which is {reason}; "
+        f"expected a file of weights alone, got {path}, which is {reason}; fetch it again, or "
         "save net.state_dict() where the network can be loaded"
     )
 
 
-def _of_torchvision(name: str) -> Mapping[str, Tensor]:
+def _of_torchvision(name: str) -> Path:
     from torchvision.models import get_weight  # everything else works without torchvision
 
     try:
         weights = get_weight(name)
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         raise FileNotFoundError(
             f"expected a file of weights or a name in torchvision, got {name!r}, which is "
             "neither; names look like ResNet50_Weights.IMAGENET1K_V1"
         ) from None
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(
-            check_hash=True, map_location="cpu", weights_only=True
-        )
-    except OSError as error:
-        raise FileNotFoundError(
-            f"expected the weights {name}, got no answer from {weights.url} ({error}); put the "
-            f"file into {torch.hub.get_dir()}/checkpoints"
-        ) from error
-    return state
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    if not path.is_file():
+        try:
+            weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, HTTPException) as error:
+            raise FileNotFoundError(
+                f"expected the weights {name}, got no such file from {weights.url} ({error}); "
+                f"put it at {path}"
+            ) from error
+    return path
 
 
-def _unwrapped(content: Any, net: nn.Module) -> dict[str, Tensor]:
+def _unwrapped(content: Any, net: nn.Module) -> State:
     """Returns the state dict in what was read, under the names that `net` gives its parts."""
-    for _ in range(2):  # Lightning within a dict of one's own, at most
-        inner = (content.get(key) for key in WRAPPERS) if isinstance(content, Mapping) else ()
-        content = next((value for value in inner if isinstance(value, Mapping)), content)
-    if not isinstance(content, Mapping) or not any(
-        isinstance(v, Tensor) for v in content.values()
-    ):
+    found = list(_states(content))
+    if not found:
+        keys = f" of {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else ""
         raise ValueError(
-            f"expected a state dict or a dict around one, got {_described(content)}; "
+            f"expected a state dict or a dict around one, got a {type(content).__name__}{keys}; "
             "save net.state_dict()"
         )
-    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    ours = {key: value for key, value in state.items() if key.startswith("network.net.")}
-    state = ours or state  # src.train: beside them lie the normalisation and the selection
-    parts = {name.split(".")[0] for name in net.state_dict()}
-    while len(first := {key.partition(".")[0] for key in state}) == 1 and not first <= parts:
-        if any("." not in key for key in state):
+    _, state = max(found, key=lambda s: (s[0] == "state_dict", "ema" not in s[0], len(s[1])))
+    ours = any(key.startswith("network.net.") for key in state)  # of src.train
+    for key in list(state):
+        value = state.pop(key)
+        kept = key.startswith("network.net.") if ours else key != "n_averaged"  # of torch's EMA
+        if kept and isinstance(value, Tensor):
+            state[key] = value
+    for prefix in ("network.", "net.") if ours else ():
+        drop_prefix(state, prefix)
+    own = net.state_dict()
+    parts = {name.partition(".")[0] for name in own}
+    while all("." in key for key in state):
+        first = {key.partition(".")[0] for key in state}
+        if len(first) > 1 or first <= parts:
             break
-        state = {key.partition(".")[2]: value for key, value in state.items()}
+        drop_prefix(state, f"{first.pop()}.")
+    for key in [key for key in state if key not in own]:
+        state[OLD_DENSENET.sub(r"\1\2", key)] = state.pop(key)
     return state
 
 
-def _described(content: Any) -> str:
-    if isinstance(content, Mapping):
-        return f"a dict of {', '.join(map(str, list(content)[:5])) or 'nothing'}"
-    return f"a {type(content).__name__}"
+def _states(content: Any, name: str = "", depth: int = 2) -> Iterator[tuple[str, State]]:
+    """Yields each state dict in nested dicts, after the key that holds it."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return  # optimizers number their entries
+    if any(isinstance(value, Tensor) for value in content.values()):
+        yield name, content
+    for key, value in content.items() if depth else ():
+        yield from _states(value, key, depth - 1)
+
+
+def _misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Returns the first differences and their likely cause; "" if keys and shapes agree."""
+    differences = {
+        "missing": [k for k in own if k not in state and not k.endswith("num_batches_tracked")],
+        "unexpected": [k for k in state if k not in own],
+        "of another shape": [
+            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+            for k in own
+            if k in state and state[k].shape != own[k].shape
+        ],
+    }
+    told = "; ".join(
+        f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}{', ...' if keys[SHOWN:] else ''}"
+        for kind, keys in differences.items()
+        if keys
+    )
+    return told and f"{told}. {_cause(own, state)}"
 
 
 def _cause(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Returns the likely reason of a difference, and what to do about it."""
     common = [key for key in own if key in state]
     other = [key for key in common if own[key].shape != state[key].shape]
+    stem = next((key for key in own if own[key].dim() == 4), "")
     normed = [any(key.endswith("running_mean") for key in part) for part in (own, state)]
     shortened = [any("shortcut.0." in key for key in part) for part in (own, state)]
     if not common:
@@ -140,6 +163,6 @@ def _cause(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
         return f"They are of a network {'with' if normed[1] else 'without'} batch norm: choose it."
     if len(common) == len(own) == len(state) and set(other) <= set(common[-2:]):
         return f"Only the head differs: set net.net.num_classes={len(state[other[0]])}."
-    if other and own[other[0]].shape[2:] != state[other[0]].shape[2:]:
-        return "The kernels differ, as between networks for small images and for ImageNet."
+    if stem in other and own[stem].shape[2:] != state[stem].shape[2:]:
+        return "The stems differ, as between networks for small images and for ImageNet."
     return "They are of a deeper, shallower, wider or narrower network: choose that one."

@@ -1,6 +1,5 @@
 """The contract of every network that ships: what conf/net declares is what a forward pass does."""
 
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torchvision.models import get_model_weights, get_weight
 
 from src.network import Network
 
@@ -21,6 +21,10 @@ FOUND = {
 DECLARED = {
     "convnext_small": [(2, 64, 4), (4, 128, 8), (2, 256, 16)],
     "densenet_small": [(1, 168, 4), (1, 228, 8), (1, 258, 16)],
+    "mobilenet_v3_cifar": [
+        *[(2, 16, 2), (2, 24, 4), (3, 40, 8), (4, 80, 16), (2, 112, 16)],
+        *[(3, 160, 16), (1, 960, 16)],
+    ],
     "resnet18": [(2, 64, 1), (2, 128, 2), (2, 256, 4), (2, 512, 8)],
     "resnet18_digits": [(2, 16, 1), (2, 32, 2), (2, 64, 4), (2, 128, 8)],
     "resnet18_openood": [(2, 64, 1), (2, 128, 2), (2, 256, 4), (2, 512, 8)],
@@ -51,6 +55,48 @@ DECLARED = {
     "imagenet/vgg16": [(2, 64, 1), (2, 128, 2), (3, 256, 4), (3, 512, 8), (3, 512, 16)],
     "imagenet/vit_b_16": [(12, 768, 16)],
 }
+# first block, last block, and what the blocks are
+TAPPED = {
+    "convnext_small": ("features.1.0", "features.5.1", "CNBlock"),
+    "densenet_small": ("features.denseblock1", "features.denseblock3", "_DenseBlock"),
+    "mobilenet_v3_cifar": ("features.0", "features.16", "Conv2dNormActivation InvertedResidual"),
+    "resnet18": ("layer1.0", "layer4.1", "BasicBlock"),
+    "resnet18_digits": ("layer1.0", "layer4.1", "BasicBlock"),
+    "resnet18_openood": ("layer1.0", "layer4.1", "BasicBlock"),
+    "resnet34": ("layer1.0", "layer4.2", "BasicBlock"),
+    "resnet50": ("layer1.0", "layer4.2", "Bottleneck"),
+    "swin_small": ("features.1.0", "features.5.1", "SwinTransformerBlock"),
+    "timm": ("layer1.0", "layer4.2", "Bottleneck"),
+    "vgg11": ("features.1", "features.19", "MaxPool2d ReLU"),
+    "vgg11_bn": ("features.2", "features.27", "ReLU"),
+    "vgg16": ("features.1", "features.29", "ReLU"),
+    "vgg16_bn": ("features.2", "features.42", "ReLU"),
+    "vit_small": (
+        "encoder.layers.encoder_layer_0",
+        "encoder.layers.encoder_layer_5",
+        "EncoderBlock",
+    ),
+    "wrn28_10": ("block1.layer.0", "block3.layer.3", "PreActivationBlock"),
+    "wrn40_2": ("block1.layer.0", "block3.layer.5", "PreActivationBlock"),
+    "imagenet/convnext_tiny": ("features.1.0", "features.7.2", "CNBlock"),
+    "imagenet/densenet121": ("features.denseblock1", "features.denseblock4", "_DenseBlock"),
+    "imagenet/efficientnet_b0": ("features.1.0", "features.8", "Conv2dNormActivation MBConv"),
+    "imagenet/mobilenet_v3_large": (
+        *("features.0", "features.16"),
+        "Conv2dNormActivation InvertedResidual",
+    ),
+    "imagenet/regnet_y_400mf": (
+        *("trunk_output.block1.block1-0", "trunk_output.block4.block4-5"),
+        "ResBottleneckBlock",
+    ),
+    "imagenet/resnet50": ("layer1.0", "layer4.2", "Bottleneck"),
+    "imagenet/swin_t": ("features.1.0", "features.7.1", "SwinTransformerBlock"),
+    "imagenet/vgg16": ("features.1", "features.29", "ReLU"),
+    "imagenet/vit_b_16": (
+        *("encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11"),
+        "EncoderBlock",
+    ),
+}
 LAYOUT = {
     "vit_small": "tokens",
     "imagenet/vit_b_16": "tokens",
@@ -71,17 +117,32 @@ class Observer(nn.Module):
         return seen.logits, *seen.norm.values()
 
 
-def config(name: str) -> DictConfig:
-    """The network's configuration without weights; those for ImageNet at 64 x 64 pixels."""
-    overrides = [f"net={name}", "run_dir=nowhere", "net.weights=null"]
+def config(name: str, *overrides: str) -> DictConfig:
+    """The network's configuration as it ships, but for the overrides."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [f"net={name}", "run_dir=nowhere", *overrides]).net
+
+
+def build(name: str) -> Network:
+    """The network without weights; those for ImageNet at 64 x 64 pixels.
+
+    What a fresh network leaves at 0 or 1, like the head of a vision transformer, is set at random:
+    logits that are all 0 would agree whatever happens.
+    """
+    overrides = ["net.weights=null"]
     if name.startswith("imagenet/") or name == "timm":
         overrides.append("net.image_shape=[3,64,64]")
     if name == "imagenet/vit_b_16":
         overrides.append("+net.net.image_size=64")
     if name == "timm":
         overrides.append("net.net.pretrained=false")
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", overrides).net
+    network: Network = instantiate(config(name, *overrides))
+    nn.init.normal_(network.head.weight, std=0.1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()
 
 
 @pytest.fixture(scope="module", params=DECLARED)
@@ -94,8 +155,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def network(name: str) -> Network:
     torch.manual_seed(0)
-    network: Network = instantiate(config(name)).eval()
-    return network
+    return build(name)
 
 
 @pytest.fixture
@@ -104,7 +164,23 @@ def image(network: Network) -> Tensor:
 
 
 def test_every_network_that_ships_is_declared_here() -> None:
-    assert set(DECLARED) == FOUND - {"imagenet/base"}
+    assert set(DECLARED) == set(TAPPED) == FOUND - {"imagenet/base"}
+
+
+@pytest.mark.parametrize("name", [name for name in DECLARED if name.startswith("imagenet/")])
+def test_weights_are_of_the_network_and_were_trained_on_such_images(name: str) -> None:
+    cfg = config(name)
+    weights = get_weight(cfg.weights)
+    assert weights in get_model_weights(cfg.net._target_.removeprefix("torchvision.models."))
+    preset = weights.transforms()
+    assert (cfg.mean, cfg.std, cfg.image_shape[1:]) == (preset.mean, preset.std, [224, 224])
+    assert preset.crop_size == [224]
+
+
+def test_blocks_are_the_modules_that_are_declared(name: str, network: Network) -> None:
+    kinds = {type(network.net.get_submodule(block)).__name__ for block in network.blocks}
+    ends = network.blocks[0], network.blocks[-1]
+    assert (*ends, " ".join(sorted(kinds))) == TAPPED[name]
 
 
 def test_blocks_have_the_channels_strides_and_layout_that_are_declared(
@@ -139,6 +215,7 @@ def test_observing_changes_nothing_and_sees_the_feature_and_the_maps(
     network: Network, image: Tensor
 ) -> None:
     logits = network(image)
+    assert logits.std() > 0
     for keep_maps in (True, False):
         seen = network.observe(image, keep_maps=keep_maps)
         assert seen.logits.equal(logits)
@@ -151,16 +228,13 @@ def test_observing_changes_nothing_and_sees_the_feature_and_the_maps(
 
 @torch.no_grad()
 def test_a_state_dict_goes_through_a_file_into_another_network(
-    network: Network, image: Tensor, tmp_path: Path
+    name: str, network: Network, image: Tensor, tmp_path: Path
 ) -> None:
     torch.save(network.state_dict(), tmp_path / "network.pt")
-    other = deepcopy(network)  # to build it anew would take most of the time of these tests
-    for tensor in other.state_dict().values():
-        if isinstance(tensor, Tensor):
-            tensor.zero_()
-    assert not other(image).equal(network(image))
+    logits, other = network(image), build(name)
+    assert (other(image) - logits).abs().max() > 0.01
     other.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True))
-    assert other(image).equal(network(image))
+    assert other(image).equal(logits)
 
 
 @torch.no_grad()
