@@ -11,6 +11,7 @@ python -m src.evaluate net=imagenet/swin_t list_blocks=true     shows the blocks
 __all__ = ["evaluate", "main"]
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from time import perf_counter
@@ -44,7 +45,8 @@ def evaluate(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     if list_only:
         show(block_list(instantiate(without_weights(cfg.net))))
-        Path(cfg.run_dir).rmdir()  # Hydra has opened it
+        with suppress(OSError):  # Hydra has opened it; one that was there before may hold files
+            Path(cfg.run_dir).rmdir()
         return
     if checkpoint is None:
         check_trained(cfg)
@@ -159,7 +161,8 @@ def block_list(network: "Network") -> Table:
     for path, place in network.places.items():
         layout = place.layout.replace("_", " ")
         if place.class_tokens:
-            layout += f", {place.class_tokens} class token{'s'[: place.class_tokens > 1]} left out"
+            noun = "class token" if place.class_tokens == 1 else "class tokens"
+            layout += f", {place.class_tokens} {noun} left out"
         if place.overwritten:
             layout += ", overwritten in place"
         shape = " x ".join(map(str, place.shape))
