@@ -2,25 +2,24 @@
 
 __all__ = ["Benchmark"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.data.datasets import Batch
 from src.detectors import Detector, expand_blocks
 from src.metrics.score_table import Scores, ScoreTable
-from src.network import Network
+from src.network import ForwardPass, Network
 
 
 class Benchmark(L.LightningModule):
     """Scores each image of each source once, with all detectors, in one forward pass.
 
-    The test loaders are those of `ImageData.test_dataloader`: ID training images to fit on, if
-    any detector wants them, then the sources. After the loop, `scores` is the same on every
-    process.
+    The test loaders are those of `ImageData.test_dataloader`: the ID images to fit on that any
+    detector wants, then the sources. After the loop, `scores` is the same on every process.
 
     Args:
         network: the classifier, with its selected block.
@@ -48,9 +47,9 @@ class Benchmark(L.LightningModule):
         self.network = network
         self.columns = columns
         self.detectors = nn.ModuleList(columns.values())  # to move them to the device
-        self.keep_maps = any(detector.keep_maps for detector in columns.values())
-        self.fits = any(detector.is_fitted_on_data for detector in columns.values())
-        self.loaders = ("fit", *sources) if self.fits else tuple(sources)
+        fitted = {d.fit_on for d in columns.values() if d.is_fitted_on_data}
+        self.fit_on = tuple(part for part in ("train", "validation") if part in fitted)
+        self.loaders = (*self.fit_on, *sources)
         self.table = ScoreTable(list(columns), sources)
         self.autocast = autocast
         self.forward_passes = 0
@@ -81,28 +80,30 @@ class Benchmark(L.LightningModule):
         if given != len(self.loaders):
             raise ValueError(
                 f"expected the test loaders {', '.join(self.loaders)}, got {given} loaders; "
-                "set data.fit_first to benchmark.fits"
+                "set data.fit_on to benchmark.fit_on"
             )
         self.check_selection()
+        for detector in self.columns.values():
+            detector.reset()
         self.table.reset()
         self.forward_passes = 0
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Concludes the fit when the first batch to score arrives, on all processes alike."""
-        if self.fits and batch_idx == 0 and self.loaders[dataloader_idx] == "id":
-            for detector in self.columns.values():
-                detector.fit(self.network)
+        if self.fit_on and batch_idx == 0 and self.loaders[dataloader_idx] == "id":
+            with torch.inference_mode(False), torch.no_grad():
+                for detector in self.columns.values():
+                    detector.fit(self.network)
+                    detector.reset()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Observes one batch; fits detectors on it, or adds its scores to the table."""
+        loader = self.loaders[dataloader_idx]
         with nullcontext() if self.autocast else torch.autocast(self.device.type, enabled=False):
-            seen = self.network.observe(batch.image, keep_maps=self.keep_maps)
-            self.forward_passes += 1
-            if self.loaders[dataloader_idx] == "fit":
-                kept = batch.index >= 0
-                for detector in self.columns.values():
-                    detector.update(seen.rows(kept), batch.label[kept], batch.index[kept])
+            if loader in self.fit_on:
+                self._update(batch, loader)
                 return
+            seen = self._observe(batch.image, self.columns.values())
             score = torch.stack(
                 [detector.score(seen).double() for detector in self.columns.values()], 1
             )
@@ -110,6 +111,20 @@ class Benchmark(L.LightningModule):
         # labels of an OOD set, if it has any, are numbers of other classes
         label = batch.label if source == 0 else torch.full_like(batch.label, -1)
         self.table.update(score, source, batch.index, label, seen.logits.argmax(dim=1))
+
+    def _observe(self, image: Tensor, detectors: Iterable[Detector]) -> ForwardPass:
+        self.forward_passes += 1
+        read = [pair for detector in detectors for pair in detector.reads(self.network)]
+        return self.network.observe(image, keep_maps=False, read=read)
+
+    def _update(self, batch: Batch, part: str) -> None:
+        """Lets the detectors that are fitted on this part take in what is no padding."""
+        wanting = [d for d in self.columns.values() if d.is_fitted_on_data and d.fit_on == part]
+        kept = batch.index >= 0
+        with torch.inference_mode(False), torch.no_grad():  # what they learn may need gradients
+            seen = self._observe(batch.image, wanting).rows(kept)
+            for detector in wanting:
+                detector.update(seen, batch.label[kept], batch.index[kept])
 
     def on_test_epoch_end(self) -> None:
         """Gathers the table."""

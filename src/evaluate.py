@@ -57,7 +57,7 @@ def evaluate(cfg: DictConfig) -> None:
     if checkpoint is not None:
         classifier.load_state_dict(checkpoint["state_dict"])
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
-    data.fit_first = benchmark.fits
+    data.fit_on = benchmark.fit_on
     selection = None
     if network.selected is None or any(key.split(".")[0] == "selection" for key in asked):
         selection = instantiate(cfg.get("selection")) or None  # selection=none is empty

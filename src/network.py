@@ -1,9 +1,9 @@
 """A classifier whose blocks can be observed: images in, logits and feature maps out."""
 
-__all__ = ["ForwardPass", "Network"]
+__all__ = ["ForwardPass", "Network", "Reader"]
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from src.blocks import Place, find_blocks, find_head, propose_blocks, tap, trace
 from src.metrics.norm_ratio import feature_norm
 from src.weights import load_weights
 
-Reader = Callable[[tuple[Any, ...], Any], Any]
+Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone
+
+_Look = tuple[Tensor, dict[tuple[str, Reader], Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ForwardPass:
             empty if not kept.
         norm: block -> (B,) FeatureNorm, in execution order, float32.
         network: the network that was observed.
+        reading: (block, reader) -> what the reader made of the feature map on the way.
     """
 
     image: Tensor
@@ -37,6 +40,22 @@ class ForwardPass:
     feature_map: Mapping[str, Tensor]
     norm: Mapping[str, Tensor]
     network: "Network"
+    reading: Mapping[tuple[str, Reader], Tensor] = field(default_factory=dict)
+
+    def read(self, block: str, reader: Reader) -> Tensor:
+        """Returns `reader` of the block's feature map: read on the way, or of the map kept.
+
+        Raises:
+            ValueError: if neither was kept.
+        """
+        if (block, reader) in self.reading:
+            return self.reading[block, reader]
+        if block not in self.feature_map:
+            raise ValueError(
+                f"expected the feature map of {block!r}, which was not kept; observe with "
+                "keep_maps=True, or with read=detector.reads(network)"
+            )
+        return reader(self.feature_map[block])
 
     def rows(self, keep: Tensor) -> "ForwardPass":
         """Returns the pass of the images where the (B,) boolean `keep` is true."""
@@ -47,6 +66,7 @@ class ForwardPass:
             {block: value[keep] for block, value in self.feature_map.items()},
             {block: value[keep] for block, value in self.norm.items()},
             self.network,
+            {key: value[keep] for key, value in self.reading.items()},
         )
 
 
@@ -120,28 +140,38 @@ class Network(nn.Module):
         logits: Tensor = self.net((image - self.mean) / self.std)
         return logits
 
-    def observe(self, image: Tensor, *, keep_maps: bool = True) -> ForwardPass:
+    def observe(
+        self,
+        image: Tensor,
+        *,
+        keep_maps: bool = True,
+        read: Iterable[tuple[str, Reader]] = (),
+    ) -> ForwardPass:
         """Returns one forward pass with everything that happened on the way.
 
         Args:
             image: (B, C, H, W) in [0, 1].
             keep_maps: whether to hold every block's feature map; without, memory stays that of
                 a plain forward pass.
+            read: (block, reader) pairs: what to keep of single maps, read the moment they exist.
         """
+        readers: dict[str, list[Reader]] = {block: [] for block in self.places}
+        for block, reader in dict.fromkeys(read):
+            readers[block].append(reader)
 
-        def reader(place: Place) -> Reader:
-            def read(_: tuple[Any, ...], output: Tensor) -> tuple[Tensor, Tensor | None]:
+        def look_at(block: str, place: Place) -> Callable[[Any, Tensor], _Look]:
+            def look(_: tuple[Any, ...], output: Tensor) -> _Look:
                 feature_map = place.feature_map(output)
                 norm = feature_norm(feature_map)
+                reading = {(block, reader): reader(feature_map) for reader in readers[block]}
                 if not keep_maps:
-                    return norm, None
-                return norm, feature_map.clone() if place.overwritten else feature_map
+                    return norm, reading, None
+                return norm, reading, feature_map.clone() if place.overwritten else feature_map
 
-            return read
+            return look
 
-        read = {block: reader(place) for block, place in self.places.items()}
         with (
-            tap(self.net, read) as seen,
+            tap(self.net, {b: look_at(b, place) for b, place in self.places.items()}) as seen,
             tap(self.net, {self.head_path: lambda inputs, _: inputs[0]}) as head,
         ):
             logits = self(image)
@@ -149,18 +179,19 @@ class Network(nn.Module):
             image,
             logits,
             head[self.head_path],
-            {block: value for block, (_, value) in seen.items() if value is not None},
-            {block: norm for block, (norm, _) in seen.items()},
+            {block: value for block, (_, _, value) in seen.items() if value is not None},
+            {block: norm for block, (norm, _, _) in seen.items()},
             self,
+            {key: value for _, reading, _ in seen.values() for key, value in reading.items()},
         )
 
     def observe_norms(self) -> Any:
         """Opens hooks on the blocks: a `tap` that maps each block to its (B,) FeatureNorm."""
 
-        def reader(place: Place) -> Reader:
+        def look_at(place: Place) -> Callable[[Any, Tensor], Tensor]:
             return lambda _, output: feature_norm(place.feature_map(output))
 
-        return tap(self.net, {block: reader(place) for block, place in self.places.items()})
+        return tap(self.net, {block: look_at(place) for block, place in self.places.items()})
 
     @property
     def selected(self) -> str | None:

@@ -30,7 +30,7 @@ def train(cfg: DictConfig) -> None:
     data = instantiate(cfg.data)
     data.check_classes(network.num_classes)
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
-    data.fit_first = benchmark.fits
+    data.fit_on = benchmark.fit_on
     selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()

@@ -17,7 +17,7 @@ FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 MAY_IMPORT = {
     "src.counter_random": (),
     "src.models": ("src.models",),
-    "src.metrics": ("src.metrics",),
+    "src.metrics": ("src.metrics", "src.counter_random"),
     "src.blocks": (),
     "src.weights": (),
     "src.network": ("src.blocks", "src.metrics", "src.weights"),

@@ -1,7 +1,7 @@
 """Laws of the benchmark, on real test loops over a tiny network."""
 
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import pytest
@@ -13,7 +13,7 @@ from src.data import ImageData, ImageSet
 from src.detectors import MSP, Detector, Energy, FeatureNorm, MaxLogit
 from src.metrics import Scores, feature_norm
 from src.models import ResNet
-from src.network import ForwardPass, Network
+from src.network import ForwardPass, Network, Reader
 
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0", "layer4.0")
 COUNTS = {"id": 11, "near": 7, "far": 4, "single": 1}
@@ -40,8 +40,9 @@ class Memory:
 class ClassMeans(Detector):
     """Negative distance to the nearest class mean of the feature; notes what it was shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, fit_on: Literal["train", "validation"] = "train") -> None:
         super().__init__()
+        self.fit_on = fit_on
         self.total, self.count = torch.zeros(3, 32), torch.zeros(3)
         self.index: list[int] = []
         self.calls: list[str] = []
@@ -64,8 +65,11 @@ class ClassMeans(Detector):
 class MapReader(Detector):
     """Reads the deepest feature map itself."""
 
+    def reads(self, network: Network) -> list[tuple[str, Reader]]:
+        return [(BLOCKS[-1], feature_norm)]
+
     def score(self, seen: ForwardPass) -> Tensor:
-        return feature_norm(seen.feature_map[BLOCKS[-1]])
+        return seen.read(BLOCKS[-1], feature_norm)
 
 
 def new_network() -> Network:
@@ -77,13 +81,13 @@ def new_network() -> Network:
 
 
 def source_of(name: str) -> Memory:
-    return Memory({"fit": TRAIN, **COUNTS}[name], seed=len(name))
+    return Memory({"train": TRAIN, **COUNTS}[name], seed=len(name))
 
 
 def new_data(batch_size: int = BATCH) -> ImageData:
     ood = {name: source_of(name) for name in COUNTS if name != "id"}
     return ImageData(
-        source_of("fit"), source_of("id"), ood,
+        source_of("train"), source_of("id"), ood,
         eval_batch_size=batch_size, validation_size=HELD_OUT,
     )  # fmt: skip
 
@@ -105,7 +109,7 @@ def run(
 ) -> Benchmark:
     data = new_data(batch_size)
     benchmark = Benchmark(network or new_network(), detectors, data.sources, **options)
-    data.fit_first = benchmark.fits
+    data.fit_on = benchmark.fit_on
     new_trainer(precision).test(benchmark, datamodule=data, verbose=False)
     return benchmark
 
@@ -143,8 +147,9 @@ def test_sources_and_images_come_in_order_and_once() -> None:
         {"msp": MSP()},
         {"msp": MSP(), "max": MaxLogit(), "energy": Energy(), "norm": FeatureNorm("each_block")},
         {"msp": MSP(), "map": MapReader(), "means": ClassMeans()},
+        {"means": ClassMeans(), "held out": ClassMeans("validation"), "more": ClassMeans()},
     ],
-    ids=["one", "many", "fitted"],
+    ids=["one", "many", "fitted", "fitted on both parts"],
 )
 def test_each_image_is_forwarded_once_whatever_the_detectors(
     detectors: dict[str, Detector],
@@ -153,7 +158,8 @@ def test_each_image_is_forwarded_once_whatever_the_detectors(
     network.net.register_forward_hook(lambda _, inputs, __: batch_sizes.append(len(inputs[0])))
     benchmark = run(detectors, network=network)
     batches = sum(ceil(n / BATCH) for n in COUNTS.values())
-    batches += ceil(FIT / BATCH) if benchmark.fits else 0
+    size = {"train": FIT, "validation": HELD_OUT}
+    batches += sum(ceil(size[part] / BATCH) for part in benchmark.fit_on)
     assert batch_sizes == [BATCH] * batches
     assert benchmark.forward_passes == batches
 
@@ -180,7 +186,7 @@ def test_a_detector_that_fits_sees_each_training_image_once_and_before_it_scores
 def test_a_fitted_detector_equals_a_loop_over_the_training_part() -> None:
     network, scores = new_network(), run({"means": ClassMeans()}).scores
     order = torch.randperm(TRAIN, generator=torch.Generator().manual_seed(0))[HELD_OUT:]
-    train, label = source_of("fit").images.image[order], source_of("fit").images.label[order]
+    train, label = source_of("train").images.image[order], source_of("train").images.label[order]
     with torch.no_grad():
         feature = network.observe(train / 255).feature.double()
         far = network.observe(source_of("far").images.image / 255).feature.double()
@@ -205,10 +211,14 @@ def test_each_block_gives_one_column_per_block() -> None:
     assert column(scores, "chosen", "near").equal(column(scores, "norm@layer3.0", "near"))
 
 
-def test_only_a_detector_that_reads_maps_keeps_them() -> None:
-    sources = tuple(COUNTS)
-    assert not Benchmark(new_network(), {"msp": MSP()}, sources).keep_maps
-    assert Benchmark(new_network(), {"msp": MSP(), "map": MapReader()}, sources).keep_maps
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_detector_sees_only_the_part_that_it_is_fitted_on(
+    part: Literal["train", "validation"],
+) -> None:
+    detector, other = ClassMeans(part), ClassMeans("train")
+    run({"one": detector, "other": other})
+    assert sorted(detector.index) == list(range(FIT if part == "train" else HELD_OUT))
+    assert sorted(other.index) == list(range(FIT))
 
 
 def test_labels_of_ood_images_are_dropped() -> None:
@@ -248,7 +258,5 @@ def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
 def test_loaders_that_do_not_match_the_sources_are_refused() -> None:
     data = new_data()
     benchmark = Benchmark(new_network(), {"means": ClassMeans()}, data.sources)
-    with pytest.raises(
-        ValueError, match=r"loaders fit, id, .*, got 4 loaders; set data.fit_first"
-    ):
+    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on"):
         new_trainer().test(benchmark, datamodule=data, verbose=False)

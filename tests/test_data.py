@@ -271,7 +271,7 @@ def of_many(many: Path, *, in_memory: bool, **options: Any) -> ImageData:
 
 
 def batches_of_all_loaders(data: ImageData) -> list[Batch]:
-    data.fit_first = True
+    data.fit_on = ("train", "validation")
     loaders = [data.train_dataloader(), data.val_dataloader(), data.selection_dataloader()]
     return [batch for loader in (*loaders, *data.test_dataloader()) for batch in loader]
 
@@ -288,7 +288,7 @@ def test_every_loader_gives_the_same_from_disk_as_from_memory(
     for name in data.named:  # this process opens the archives before its workers are forked
         data._images(name)[torch.tensor([0])]
     loaded = batches_of_all_loaders(data)
-    assert len(expected) == 4 + 2 + 5 + 4 + 2 + 2
+    assert len(expected) == 4 + 2 + 5 + 4 + 2 + 2 + 2
     for batch, same in zip(loaded, expected, strict=True):
         assert all(a.equal(b) for a, b in zip(batch, same, strict=True))
 

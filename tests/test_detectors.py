@@ -71,7 +71,7 @@ def test_a_score_is_one_finite_number_per_image(
     detector: Detector, network: Network, id_image: Tensor, ood_image: Tensor
 ) -> None:
     for image in (id_image, ood_image, torch.zeros(1, 1, 8, 8), 1000 * id_image):
-        score = detector.score(network.observe(image, keep_maps=detector.keep_maps))
+        score = detector.score(network.observe(image))
         assert score.shape == (len(image),)
         assert score.is_floating_point()
         assert score.isfinite().all()

@@ -144,3 +144,16 @@ def test_norm_ratio_starts_anew_after_reset() -> None:
     metric.reset()
     metric.update(torch.tensor([[3.0]]), torch.tensor([[2.0]]))
     assert metric.compute()["ratio"].item() == 1.5
+
+
+def test_the_slope_of_the_norm_is_finite_also_at_a_dead_channel() -> None:
+    feature_map = torch.randn(3, 4, 5, 5, dtype=torch.float64)
+    feature_map[:, 1] = -1.0
+    feature_map.requires_grad_()
+    norm = feature_norm(feature_map)
+    assert norm.equal(feature_norm(feature_map.detach()))
+    (gradient,) = torch.autograd.grad(norm.sum(), feature_map)
+    assert gradient[:, 1].eq(0).all()
+    rectified = feature_map.detach().relu()
+    slope = rectified / rectified.square().sum(dim=(2, 3), keepdim=True).sqrt() / 4
+    torch.testing.assert_close(gradient[:, [0, 2, 3]], slope[:, [0, 2, 3]], rtol=1e-5, atol=1e-7)

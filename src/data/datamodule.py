@@ -2,7 +2,7 @@
 
 __all__ = ["ImageData"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import lightning as L
 import torch
@@ -32,7 +32,7 @@ class ImageData(L.LightningDataModule):
 
     Raises:
         ValueError: if the training set has no classes, the test set has others, or an OOD set
-            takes the reserved name `id` or `fit`.
+            takes a reserved name: `id`, `train` or `validation`.
     """
 
     def __init__(
@@ -56,26 +56,27 @@ class ImageData(L.LightningDataModule):
                 f"{len(train.classes)} {train.classes[:10]} and {len(test.classes)} "
                 f"{test.classes[:10]}; check their sources"
             )
-        if reserved := {"id", "fit"} & set(ood):
+        if reserved := {"id", "train", "validation"} & set(ood):
             raise ValueError(
-                f"expected OOD sets not named 'id' or 'fit', got {sorted(reserved)}; rename them"
+                "expected OOD sets not named 'id', 'train' or 'validation', got "
+                f"{sorted(reserved)}; rename them"
             )
-        self.named = {"fit": train, "id": test, **ood}
+        self.named = {"train": train, "id": test, **ood}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_size, self.augmentation = validation_size, augmentation
         self.seed, self.split_seed, self.workers = seed, split_seed, workers
         self.loaded: dict[str, ImageSet | StoredImages] = {}
-        self.fit_first = False  # whether testing begins with the images to fit detectors on
+        self.fit_on: Sequence[str] = ()  # parts of the ID training images that testing begins with
 
     @property
     def num_classes(self) -> int:
         """Number of ID classes."""
-        return len(self.named["fit"].classes)
+        return len(self.named["train"].classes)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of the test loaders, in their order: `id`, then the OOD sets."""
-        return tuple(name for name in self.named if name != "fit")
+        return tuple(name for name in self.named if name != "train")
 
     def check_classes(self, num_classes: int) -> None:
         """Refuses a network with another number of classes.
@@ -101,8 +102,8 @@ class ImageData(L.LightningDataModule):
         Raises:
             ValueError: if `validation_size` leaves no training or no validation image.
         """
-        tested = ("fit", *self.sources) if self.fit_first else self.sources
-        for name in tested if stage == "test" else ("fit",):
+        tested = ("train", *self.sources) if self.fit_on else self.sources
+        for name in tested if stage == "test" else ("train",):
             self._images(name)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -114,19 +115,18 @@ class ImageData(L.LightningDataModule):
         return self._loader(self._part("validation"), self.eval_batch_size)
 
     def fit_dataloader(self) -> DataLoader[Batch]:
-        """Returns the training part in evaluation order, to fit detectors on."""
+        """Returns the training part in evaluation order."""
         return self._loader(self._part("train"), self.eval_batch_size)
 
     def selection_dataloader(self) -> DataLoader[Batch]:
         """Returns all training images, on which the authors' code selects the block."""
-        return self._loader(self._images("fit"), self.eval_batch_size)
+        return self._loader(self._images("train"), self.eval_batch_size)
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Returns the loaders of `sources`, behind that of the fit if `fit_first`."""
-        fit = [self.fit_dataloader()] if self.fit_first else []
-        return fit + [
-            self._loader(self._images(name), self.eval_batch_size) for name in self.sources
-        ]
+        """Returns the loaders of the parts to fit on, then those of `sources`."""
+        images = [self._part(part) for part in self.fit_on]
+        images += [self._images(name) for name in self.sources]
+        return [self._loader(each, self.eval_batch_size) for each in images]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Returns the batch with float32 images in [0, 1], augmented while training."""
@@ -139,7 +139,7 @@ class ImageData(L.LightningDataModule):
         """Returns a decoded set on the trainer's device; decoded once."""
         if name not in self.loaded:
             self.loaded[name] = self.named[name].load()
-            if name == "fit":
+            if name == "train":
                 self.loaded[name] = self._held_out_first(self.loaded[name])
         device = self.trainer.strategy.root_device if self.trainer else "cpu"
         self.loaded[name] = self.loaded[name].to(device)
@@ -158,7 +158,7 @@ class ImageData(L.LightningDataModule):
     def _part(self, part: str) -> ImageSet | StoredImages:
         held_out = slice(None, self.validation_size)
         rest = slice(self.validation_size, None)
-        return self._images("fit").subset(held_out if part == "validation" else rest)
+        return self._images("train").subset(held_out if part == "validation" else rest)
 
     def _loader(
         self, images: ImageSet | StoredImages, batch_size: int, *, shuffle: bool = False

@@ -16,8 +16,6 @@ class MSP(Detector):
         Examples in Neural Networks", ICLR 2017, https://arxiv.org/abs/1610.02136.
     """
 
-    keep_maps = False
-
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) probabilities in [1/K, 1]."""
         return seen.logits.double().softmax(dim=1).amax(dim=1)
@@ -30,8 +28,6 @@ class MaxLogit(Detector):
         Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings",
         ICML 2022, https://arxiv.org/abs/1911.11132.
     """
-
-    keep_maps = False
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) logits."""
@@ -51,8 +47,6 @@ class Energy(Detector):
         Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020,
         https://arxiv.org/abs/2010.03759, Eq. 4.
     """
-
-    keep_maps = False
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()

@@ -1,11 +1,15 @@
-"""Detectors that score the norm of a feature map."""
+"""Detectors that score the norm of an activation."""
 
-__all__ = ["FeatureNorm"]
+__all__ = ["NAN", "DividedByNAN", "FeatureNorm"]
+
+from collections.abc import Iterable
 
 from torch import Tensor
 
-from src.detectors.base import Detector
-from src.network import ForwardPass
+from src.detectors.base import Detector, FeatureDetector, Wrapper
+from src.network import ForwardPass, Network, Reader
+
+SMALLEST_NAN = 1e-6  # an image that activates nothing is far away, but not infinitely far
 
 
 class FeatureNorm(Detector):
@@ -21,7 +25,6 @@ class FeatureNorm(Detector):
     """
 
     at: str
-    keep_maps = False
 
     def __init__(self, at: str = "selected") -> None:
         super().__init__()
@@ -34,3 +37,70 @@ class FeatureNorm(Detector):
     def extra_repr(self) -> str:
         """Says where."""
         return f"at={self.at!r}"
+
+
+def positive_mean(activation: Tensor) -> Tensor:
+    """Returns the (B,) mean of the activations (B, ...) above zero; 0 where none is."""
+    positive = activation.float().flatten(1).relu()
+    return positive.sum(dim=1) / positive.count_nonzero(dim=1).clamp_min(1)
+
+
+class NAN(FeatureDetector):
+    r"""Negative-aware norm, \(\|a\|_1 / \|a\|_0\) of the rectified activation: its positive mean.
+
+    Args:
+        at: a block's module path, "selected", or "each_block"; None for the penultimate feature.
+        pool_first: whether to take the spatial mean of a block's map before the norm; otherwise
+            every position of the map counts.
+
+    Raises:
+        ValueError: if the penultimate feature, which is a vector, is not to be pooled first.
+
+    Source:
+        Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection",
+        ICCV 2023, https://arxiv.org/abs/2310.05316.
+    Differs:
+        Activations below zero, of a layer without ReLU, count as deactivated. The paper does not
+        say whether pooling comes first.
+    """
+
+    def __init__(self, at: str | None = None, *, pool_first: bool = True) -> None:
+        super().__init__(at)
+        if at is None and not pool_first:
+            raise ValueError(
+                "expected a block whose map is not pooled, got at=None; set at: <block>"
+            )
+        self.pool_first = pool_first
+
+    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
+        """Names the mean, or the positive mean, of the block's map."""
+        if self.pool_first:
+            return super().reads(network)
+        return ((network.block(str(self.at)), positive_mean),)
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) norms, at least 0."""
+        if self.pool_first:
+            return positive_mean(self.feature(seen))
+        return seen.read(seen.network.block(str(self.at)), positive_mean)
+
+    def extra_repr(self) -> str:
+        """Says where and of what."""
+        return f"at={self.at!r}, pool_first={self.pool_first}"
+
+
+class DividedByNAN(Wrapper):
+    """A distance over NAN of the penultimate feature: far, and weakly activated, is OOD.
+
+    Args:
+        detector: scores a negative distance, as `KNN` does.
+
+    Source:
+        Park et al., ICCV 2023, https://arxiv.org/abs/2310.05316.
+    Differs:
+        A NAN below 1e-6 counts as 1e-6.
+    """
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) negative distances, in units of the distance over the activation."""
+        return self.detector.score(seen) / positive_mean(seen.feature).clamp_min(SMALLEST_NAN)

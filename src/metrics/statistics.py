@@ -1,0 +1,184 @@
+"""Statistics of ID images, streamed in batches and exact on any number of processes."""
+
+__all__ = ["Bank", "ClassExtrema", "ClassMoments", "Gaussian", "Moments"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from src.counter_random import random_bits
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Moments in float64.
+
+    Attributes:
+        count: () number of rows; (K,) of each class.
+        mean: (D,) mean; (K, D) of each class, NaN where a class has no row.
+        covariance: (D, D), divided by the number of rows; about each row's class mean if there
+            are classes.
+    """
+
+    count: Tensor
+    mean: Tensor
+    covariance: Tensor
+
+
+class _Statistic(Metric):
+    """A state that starts as a scalar and takes its shape from the first batch."""
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+
+class Moments(_Statistic):
+    """Mean and covariance of (N, D) rows, from float64 sums."""
+
+    count: Tensor
+    total: Tensor
+    square: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "total", "square"):
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
+    def update(self, row: Tensor) -> None:
+        """Adds (B, D) rows."""
+        row = row.double()
+        self.count = self.count + len(row)
+        self.total = self.total + row.sum(dim=0)
+        self.square = self.square + row.mT @ row
+
+    def compute(self) -> Gaussian:
+        """Returns the moments of all rows."""
+        _require(self.count)
+        mean = self.total / self.count
+        return Gaussian(self.count, mean, self.square / self.count - torch.outer(mean, mean))
+
+
+class ClassMoments(_Statistic):
+    """Class means and within-class covariance of labelled (N, D) rows, from float64 sums."""
+
+    count: Tensor
+    total: Tensor
+    square: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "total", "square"):
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
+    def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
+        """Adds (B, D) rows with (B,) labels.
+
+        Raises:
+            ValueError: if a label is not within 0..K-1.
+        """
+        check_labels(label, num_classes)
+        row = row.double()
+        sums = row.new_zeros(num_classes, row.shape[1]).index_add_(0, label, row)
+        self.count = self.count + torch.bincount(label, minlength=num_classes)
+        self.total = self.total + sums
+        self.square = self.square + row.mT @ row
+
+    def compute(self) -> Gaussian:
+        """Returns the moments of all rows."""
+        _require(self.count)
+        mean = self.total / self.count[:, None]
+        between = self.total.mT @ mean.nan_to_num()
+        return Gaussian(self.count, mean, (self.square - between) / self.count.sum())
+
+
+class ClassExtrema(_Statistic):
+    """Smallest and largest value of each column of labelled (N, D) rows, for each class."""
+
+    smallest: Tensor
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("smallest", torch.tensor(torch.inf), dist_reduce_fx="min")
+        self.add_state("largest", torch.tensor(-torch.inf), dist_reduce_fx="max")
+
+    def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
+        """Adds (B, D) rows with (B,) labels.
+
+        Raises:
+            ValueError: if a label is not within 0..K-1.
+        """
+        check_labels(label, num_classes)
+        at = label[:, None].expand_as(row)
+        for name, reduce in (("smallest", "amin"), ("largest", "amax")):
+            state = getattr(self, name).to(row.dtype).expand(num_classes, row.shape[1])
+            setattr(self, name, state.scatter_reduce(0, at, row, reduce))
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Returns (K, D) smallest and (K, D) largest values: inf and -inf of an empty class."""
+        _require(self.smallest.isfinite())
+        return self.smallest, self.largest
+
+
+class Bank(_Statistic):
+    """Rows of the images, or of a random part of them that depends on nothing but their indices.
+
+    Args:
+        size: largest number of rows kept; None keeps all.
+        seed: of the choice.
+    """
+
+    row: list[Tensor]
+    index: list[Tensor]
+
+    def __init__(self, size: int | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        if size is not None and size < 1:
+            raise ValueError(f"expected a bank of at least one row, got size={size}")
+        self.size, self.seed = size, seed
+        self.add_state("row", [], dist_reduce_fx="cat")
+        self.add_state("index", [], dist_reduce_fx="cat")
+
+    def update(self, row: Tensor, index: Tensor) -> None:
+        """Adds (B, ...) rows of the images of (B,) indices."""
+        self.row.append(row.detach().clone())
+        self.index.append(index.clone())
+        if self.size is not None and sum(map(len, self.index)) > 2 * self.size + len(index):
+            row, index = self._chosen()
+            self.row, self.index = [row], [index]
+
+    def compute(self) -> Tensor:
+        """Returns the (N, ...) rows, in an order that depends on their indices alone."""
+        row, _ = self._chosen()
+        _require(torch.tensor(len(row)))
+        return row
+
+    def _chosen(self) -> tuple[Tensor, Tensor]:
+        row, index = dim_zero_cat(self.row), dim_zero_cat(self.index)
+        key = index if self.size is None else random_bits(index, 1, seed=self.seed)[:, 0]
+        first = key.argsort()[: self.size]
+        return row[first], index[first]
+
+
+def check_labels(label: Tensor, num_classes: int) -> None:
+    """Refuses labels that are no classes.
+
+    Raises:
+        ValueError: if a label is not within 0..K-1.
+    """
+    if wrong := label[(label < 0) | (label >= num_classes)].tolist():
+        raise ValueError(
+            f"expected ID images with labels within 0..{num_classes - 1}, got label {wrong[0]} "
+            "(-1: unlabelled); leave out detectors that need labels, or use labelled images"
+        )
+
+
+def _require(count: Tensor) -> None:
+    if not count.any():
+        raise RuntimeError("expected ID images to fit on, got none; call update before fit")
