@@ -1,6 +1,13 @@
 """What a detector is."""
 
-__all__ = ["Detector", "FeatureDetector", "Wrapper", "expand_blocks", "mean_pool"]
+__all__ = [
+    "Detector",
+    "FeatureDetector",
+    "NotFittedError",
+    "Wrapper",
+    "expand_blocks",
+    "mean_pool",
+]
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -15,6 +22,10 @@ from src.network import ForwardPass, Network, Reader
 def mean_pool(feature_map: Tensor) -> Tensor:
     """Returns the (B, C) spatial mean of a feature map (B, C, H, W)."""
     return feature_map.mean(dim=(2, 3))
+
+
+class NotFittedError(RuntimeError, AttributeError):
+    """What `fit` is to learn is read before the fit; `hasattr` is false until then."""
 
 
 class Detector(nn.Module):
@@ -59,15 +70,19 @@ class Detector(nn.Module):
             if isinstance(module, Metric):
                 module.reset()
 
+    def __repr__(self) -> str:
+        """Returns the call that builds it, unfitted."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def __getattr__(self, name: str) -> Any:
         """Returns a buffer or submodule.
 
         Raises:
-            RuntimeError: if it is learned by `fit`, which has not been called.
+            NotFittedError: if it is learned by `fit`, which has not been called.
         """
         value = super().__getattr__(name)
         if value is None and name in self._buffers:
-            raise RuntimeError(
+            raise NotFittedError(
                 f"expected a fitted {type(self).__name__}, got one without {name!r}; run a "
                 "Benchmark, call update and fit on ID images, or load a fitted state"
             )
@@ -136,6 +151,11 @@ class Wrapper(Detector):
     def is_fitted_on_data(self) -> bool:
         """Whether the other one wants to see ID images."""
         return self.detector.is_fitted_on_data
+
+    def __repr__(self) -> str:
+        """Returns the call that builds it, with the other one first."""
+        arguments = ", ".join(filter(None, (repr(self.detector), self.extra_repr())))
+        return f"{type(self).__name__}({arguments})"
 
 
 def expand_blocks(detectors: Mapping[str, Detector], network: Network) -> dict[str, Detector]:

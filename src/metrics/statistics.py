@@ -2,8 +2,6 @@
 
 __all__ = ["Bank", "ClassExtrema", "ClassMoments", "Gaussian", "Moments"]
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -12,7 +10,6 @@ from torchmetrics.utilities.data import dim_zero_cat
 from src.counter_random import random_bits
 
 
-@dataclass(frozen=True)
 class Gaussian:
     """Moments in float64.
 
@@ -23,9 +20,8 @@ class Gaussian:
             are classes.
     """
 
-    count: Tensor
-    mean: Tensor
-    covariance: Tensor
+    def __init__(self, count: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        self.count, self.mean, self.covariance = count, mean, covariance
 
 
 class _Statistic(Metric):
