@@ -1,12 +1,14 @@
 """Detectors that score the norm of an activation."""
 
-__all__ = ["NAN", "DividedByNAN", "FeatureNorm"]
+__all__ = ["NAN", "DividedByNAN", "FeatureNorm", "NormProduct"]
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from src.detectors.base import Detector, FeatureDetector, Wrapper
+from src.metrics.statistics import Moments
 from src.network import ForwardPass, Network, Reader
 
 SMALLEST_NAN = 1e-6  # an image that activates nothing is far away, but not infinitely far
@@ -104,3 +106,73 @@ class DividedByNAN(Wrapper):
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) negative distances, in units of the distance over the activation."""
         return self.detector.score(seen) / positive_mean(seen.feature).clamp_min(SMALLEST_NAN)
+
+
+class NormProduct(Wrapper):
+    """Another detector's score times the FeatureNorm of a block.
+
+    Args:
+        detector: gives a score above zero, unless standardised.
+        at: a block's module path, "selected", or "each_block".
+        standardize: whether both are standardised on ID images and mapped by the normal
+            distribution function to (0, 1) first.
+
+    Raises:
+        ValueError: if the other detector is fitted too, which it would have to be before.
+
+    Source:
+        Experimental: two simple alternatives to `SelectedNorm`, to compare it with.
+    Fitted on:
+        All ID training images if standardised, else none; no labels.
+    """
+
+    at: str
+
+    def __init__(
+        self, detector: Detector, *, at: str = "selected", standardize: bool = False
+    ) -> None:
+        super().__init__(detector)
+        if standardize and detector.is_fitted_on_data:
+            raise ValueError(
+                "expected a detector without fit to be standardised, got "
+                f"{type(detector).__name__}; set standardize=False"
+            )
+        self.at, self.standardize = at, standardize
+        self.moments = Moments()
+        self.learns("mean", "deviation")
+
+    @property
+    def is_fitted_on_data(self) -> bool:
+        """Whether it standardises, or the other one wants to see ID images."""
+        return self.standardize or super().is_fitted_on_data
+
+    def both(self, seen: ForwardPass) -> Tensor:
+        """Returns (B, 2) norms and scores."""
+        norm = seen.norm[seen.network.block(self.at)].double()
+        return torch.stack([norm, self.detector.score(seen).double()], dim=1)
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in both."""
+        if self.standardize:
+            self.moments.update(self.both(seen))
+        else:
+            super().update(seen, label, index)
+
+    def fit(self, network: Network) -> None:
+        """Finds mean and deviation of both."""
+        if self.standardize:
+            moments = self.moments.compute()
+            self.mean, self.deviation = moments.mean, moments.covariance.diagonal().sqrt()
+        else:
+            super().fit(network)
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) products."""
+        both = self.both(seen)
+        if self.standardize:
+            both = torch.special.ndtr((both - self.mean) / self.deviation)
+        return both.prod(dim=1)
+
+    def extra_repr(self) -> str:
+        """Says where and how."""
+        return f"at={self.at!r}, standardize={self.standardize}"

@@ -1,0 +1,184 @@
+"""Gram matrices: does an image correlate channels as training images of its class do?"""
+
+__all__ = ["Gram", "GramRows", "blocks_of"]
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.counter_random import random_bits
+from src.detectors.base import Detector
+from src.metrics.statistics import Bank, ClassExtrema
+from src.network import ForwardPass, Network, Reader
+
+HELD_OUT_EVERY = 10  # one training image of ten, by hashed index, tells how far ID images deviate
+HELD_OUT_ROWS = 1000  # at most so many of them; a row holds powers x channels numbers
+CACHE_ELEMENTS = 2**18  # on a CPU, the copies that are made of so many values stay in the cache
+SMALLEST = 1e-6  # of an extremum that a deviation is relative to, as in the official code
+SMALLEST_MEAN = 1e-7  # added to a block's mean deviation, likewise
+
+
+def blocks_of(network: Network, blocks: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns module paths in execution order: of the blocks named, or of all if None.
+
+    Raises:
+        ValueError: if one is no block of the network, or none is named.
+    """
+    if blocks is None:
+        return network.blocks
+    chosen = {network.block(block) for block in blocks}
+    if not chosen:
+        raise ValueError("expected blocks, got none; name some, or leave None for all")
+    return tuple(block for block in network.blocks if block in chosen)
+
+
+@dataclass(frozen=True)
+class GramRows:
+    r"""Reads the row sums \(G^p_i = (\sum_j \langle F_i^p, F_j^p \rangle)^{1/p}\) of a map.
+
+    The sum over \(j\) comes first, \(\langle F_i^p, \sum_j F_j^p \rangle\), and no C x C matrix is
+    made. Every position is scaled by its strongest channel and every channel by its strongest
+    product, which the root gives back: no power overflows or vanishes, in float32.
+
+    Attributes:
+        powers: p, of which there are P.
+    """
+
+    powers: tuple[int, ...]
+
+    def __call__(self, feature_map: Tensor) -> Tensor:
+        """Returns (B, P, C) signed roots, float32."""
+        pieces = [feature_map]
+        if feature_map.device.type == "cpu":
+            size = max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel())
+            pieces = list(feature_map.split(size))
+        return torch.cat([self._rows(piece.float().flatten(2)) for piece in pieces])
+
+    def _rows(self, feature: Tensor) -> Tensor:
+        tiny = torch.finfo(feature.dtype).tiny  # 0 / tiny is 0, where nothing is active
+        strongest = feature.abs().amax(dim=1, keepdim=True)
+        channel, product = feature / strongest.clamp_min(tiny), feature * strongest
+        scale = product.abs().amax(dim=2)
+        product = product / scale.clamp_min(tiny)[:, :, None]
+        rows: dict[int, Tensor] = {}
+        left, right = product, channel  # to the power of p
+        for p in range(1, max(self.powers) + 1):
+            if p > 1:
+                left, right = left * product, right * channel
+            if p in self.powers:
+                total = (left @ right.sum(dim=1)[:, :, None]).squeeze(2)
+                rows[p] = scale * total.sign() * total.abs().pow(1 / p)
+        return torch.stack([rows[p] for p in self.powers], dim=1)
+
+
+class HeldOut(Bank):
+    """A bank that may stay empty: of few images none may be held out."""
+
+    def compute(self) -> Tensor:
+        """Returns the (N, ...) rows; N may be 0."""
+        return self._chosen()[0]
+
+
+class Gram(Detector):
+    r"""Deviation of channel correlations from their range in training images of the same class.
+
+    With \(x\) one of the numbers \(G^p_i\) of `GramRows`, and \(a, b\) its extrema over training
+    images predicted as the same class, \(\delta = \sum_x \mathrm{relu}(a - x) / |a| +
+    \mathrm{relu}(x - b) / |b|\) over all of a block's \(p\) and \(i\). The score is
+    \(-\sum_l \delta_l / \mathbb{E}[\delta_l] \, / \max_k p_k\), the mean being that of held-out
+    training images.
+
+    Args:
+        blocks: module paths; None for all blocks.
+        powers: p, integers of at least 1; the paper has 1 to 10.
+        seed: of which images are held out.
+
+    Raises:
+        ValueError: if powers are missing or not integers above zero.
+
+    Source:
+        Sastry and Oore, "Detecting Out-of-Distribution Examples with Gram Matrices", ICML 2020,
+        https://arxiv.org/abs/1912.12510; the authors' code,
+        https://github.com/VectorInstitute/gram-ood-detection, sums whole rows before the root.
+    Fitted on:
+        ID training images by predicted class, no labels; a tenth, of which at most 1,000 count,
+        chosen by hashed index, is kept out of the extrema.
+    Differs:
+        Blocks, where the authors take the output of every convolution and activation. Extrema are
+        those of all classes for a class never predicted in training. The authors average
+        deviations over held-out test images and after the division by confidence; OpenOOD's
+        corrected code, as here, over training images and before, but it groups these by label.
+        |a| and |b| grow by 1e-6 here; the authors take |a + 1e-6|. If no image is held out, all
+        blocks weigh the same.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[str] | None = None,
+        *,
+        powers: Sequence[int] = (1, 2, 3, 4, 5),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not powers or any(power < 1 or power != int(power) for power in powers):
+            raise ValueError(
+                f"expected powers that are integers above zero, got {tuple(powers)}; "
+                "1 to 5 are usual"
+            )
+        self.blocks = None if blocks is None else tuple(blocks)
+        self.rows, self.seed = GramRows(tuple(map(int, powers))), seed
+        self.extrema, self.bank = ClassExtrema(), HeldOut(HELD_OUT_ROWS, seed=seed)
+        self.learns("smallest", "largest", "usual")
+
+    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
+        """Names the row sums of the blocks' maps."""
+        return tuple((block, self.rows) for block in blocks_of(network, self.blocks))
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in row sums."""
+        row, predicted = self._row(seen), seen.logits.argmax(dim=1)
+        held = random_bits(index, 1, seed=self.seed)[:, 0] % HELD_OUT_EVERY == 0
+        self.extrema.update(row[~held], predicted[~held], seen.logits.shape[1])
+        self.bank.update(torch.cat([row, predicted[:, None]], dim=1)[held], index[held])
+
+    def fit(self, network: Network) -> None:
+        """Finds the extrema, and the mean deviation of each block."""
+        smallest, largest = self.extrema.compute()
+        self.smallest = torch.where(smallest.isfinite(), smallest, smallest.amin(dim=0))
+        self.largest = torch.where(largest.isfinite(), largest, largest.amax(dim=0))
+        held = self.bank.compute()
+        sizes = self._sizes(network)
+        self.usual = torch.ones(len(sizes), dtype=torch.float64, device=held.device)
+        if len(held):
+            parts = [self._deviation(r[:, :-1], r[:, -1].long(), sizes) for r in held.split(128)]
+            self.usual = torch.cat(parts).mean(dim=0) + SMALLEST_MEAN
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) negative deviations; 0 for an image within all ranges."""
+        confidence, predicted = seen.logits.double().softmax(dim=1).max(dim=1)
+        deviation = self._deviation(self._row(seen), predicted, self._sizes(seen.network))
+        return -(deviation / self.usual).sum(dim=1) / confidence
+
+    def _row(self, seen: ForwardPass) -> Tensor:
+        pairs = self.reads(seen.network)
+        return torch.cat([seen.read(block, rows).flatten(1) for block, rows in pairs], dim=1)
+
+    def _sizes(self, network: Network) -> list[int]:
+        """Returns how many numbers each block gives."""
+        blocks = blocks_of(network, self.blocks)
+        return [len(self.rows.powers) * network.places[block].shape[0] for block in blocks]
+
+    def _deviation(self, row: Tensor, predicted: Tensor, sizes: list[int]) -> Tensor:
+        """Returns the (B, L) deviation in each block."""
+        row = row.double()
+        low, high = self.smallest[predicted].double(), self.largest[predicted].double()
+        below = (low - row).relu_() / (low.abs_() + SMALLEST)
+        above = (row - high).relu_() / (high.abs_() + SMALLEST)
+        parts = (below + above).split(sizes, dim=1)
+        return torch.stack([part.sum(dim=1) for part in parts], dim=1)
+
+    def extra_repr(self) -> str:
+        """Names blocks, powers and seed."""
+        return f"blocks={self.blocks!r}, powers={self.rows.powers}, seed={self.seed}"

@@ -1,0 +1,186 @@
+"""Hyperdimensional feature fusion: pooled maps of all blocks, bundled into one vector."""
+
+__all__ = ["HDFF", "orthonormal_rows"]
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from src.detectors.base import Detector
+from src.detectors.gram import blocks_of
+from src.metrics.statistics import check_labels
+from src.network import ForwardPass, Network, Reader
+
+
+def max_and_mean(feature_map: Tensor) -> Tensor:
+    """Returns (B, C + 1): the spatial maximum of each channel, and the mean of the map."""
+    feature_map = feature_map.float()
+    peak, mean = feature_map.amax(dim=(2, 3)), feature_map.mean(dim=(1, 2, 3))
+    return torch.cat([peak, mean[:, None]], dim=1)
+
+
+def mean_and_mean(feature_map: Tensor) -> Tensor:
+    """Returns (B, C + 1): the spatial mean of each channel, and the mean of the map."""
+    mean = feature_map.float().mean(dim=(2, 3))
+    return torch.cat([mean, mean.mean(dim=1, keepdim=True)], dim=1)
+
+
+READER: dict[str, Reader] = {"max": max_and_mean, "mean": mean_and_mean}
+
+
+def orthonormal_rows(channels: Sequence[int], hd_dim: int, *, seed: int) -> Tensor:
+    """Returns random (sum of channels, hd_dim) projections, rows orthonormal within a block.
+
+    They are a function of the arguments alone, and float32.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = [torch.randn(hd_dim, size, generator=generator) for size in channels]
+    return torch.cat([torch.linalg.qr(part).Q.mT for part in noise])
+
+
+class ClassSums(Metric):
+    """Sums of labelled (N, D) rows in each class, in float64."""
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    count: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "total"):
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
+    def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
+        """Adds (B, D) rows with (B,) labels.
+
+        Raises:
+            ValueError: if a label is not within 0..K-1.
+        """
+        check_labels(label, num_classes)
+        sums = row.new_zeros(num_classes, row.shape[1], dtype=torch.float64)
+        self.total = self.total + sums.index_add_(0, label, row.double())
+        self.count = self.count + torch.bincount(label, minlength=num_classes)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Returns (K, D) sums and (K,) counts.
+
+        Raises:
+            RuntimeError: if there was no row.
+        """
+        if not self.count.any():
+            raise RuntimeError("expected ID images to fit on, got none; call update before fit")
+        return self.total, self.count
+
+
+class HDFF(Detector):
+    r"""Largest cosine between an image's bundled features and those of a class of ID images.
+
+    \(y(x) = \sum_l \mathrm{pool}(F_l(x) - m_l) P_l\), with \(m_l\) the mean of block \(l\) over ID
+    images and \(P_l\) a random projection to `hd_dim` dimensions with orthonormal rows; the class
+    vector \(d_k\) is the sum of \(y\) over ID images of class \(k\), and the score is
+    \(\max_k \cos(y(x), d_k)\).
+
+    Only inner products of the projections matter, \(\langle y, y' \rangle = u P P^T u'^T\) for the
+    concatenated features \(u\), so \(P P^T\) alone is held and saved, which gives the very same
+    cosines without hyperdimensional vectors. As `hd_dim` grows it tends to the identity.
+
+    Args:
+        blocks: module paths; None for all blocks.
+        pool: "max" or "mean" over positions.
+        hd_dim: dimensions of the projection, 10,000 in the paper; None for the limit of many, the
+            concatenation of all blocks, which needs no random numbers.
+        seed: of the projections.
+
+    Raises:
+        ValueError: if `pool` is neither, a block has more channels than `hd_dim`, or an image is
+            unlabelled.
+
+    Source:
+        Wilson, Fischer, Sünderhauf and Dayoub, "Hyperdimensional Feature Fusion for
+        Out-of-Distribution Detection", WACV 2023, https://arxiv.org/abs/2112.05341.
+    Fitted on:
+        All ID training images, by label. A class without images takes no part.
+    Differs:
+        The authors' code hooks every convolution and activation as well, leaves out the last
+        partial batch, and keeps dropout active in scoring. Their dimension is 10,000; here it is
+        infinite by default.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[str] | None = None,
+        *,
+        pool: Literal["max", "mean"] = "max",
+        hd_dim: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if pool not in READER:
+            raise ValueError(f"expected pool 'max' or 'mean', got {pool!r}; choose one")
+        self.blocks = None if blocks is None else tuple(blocks)
+        self.pool, self.hd_dim, self.seed = pool, hd_dim, seed
+        self.sums = ClassSums()
+        self.learns("mean", "prototype", "overlap")
+
+    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
+        """Names the pooled maps."""
+        blocks = blocks_of(network, self.blocks)
+        for block in blocks:
+            channels = network.places[block].shape[0]
+            if self.hd_dim is not None and self.hd_dim < channels:
+                raise ValueError(
+                    f"expected hd_dim of at least {channels}, the channels of {block!r}, got "
+                    f"{self.hd_dim}; raise it, or leave None for the exact limit"
+                )
+        return tuple((block, READER[self.pool]) for block in blocks)
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in pooled maps."""
+        row = torch.cat(self._pooled(seen), dim=1)
+        self.sums.update(row, label, seen.logits.shape[1])
+
+    def fit(self, network: Network) -> None:
+        """Finds the blocks' means, the class vectors, and the projections' inner products."""
+        channels = [network.places[block].shape[0] for block, _ in self.reads(network)]
+        total, count = self.sums.compute()
+        total, mean = total.split([sum(channels), len(channels)], dim=1)
+        block_mean = mean.sum(dim=0) / count.sum()
+        self.mean = block_mean.repeat_interleave(torch.tensor(channels, device=mean.device))
+        vector = (total - count[:, None] * self.mean)[count > 0]
+        projected = vector
+        if self.hd_dim is not None:
+            rows = orthonormal_rows(channels, self.hd_dim, seed=self.seed).to(vector.device)
+            self.overlap = rows @ rows.mT
+            projected = vector @ self.overlap.double()
+        length = (vector * projected).sum(dim=1, keepdim=True).sqrt()
+        self.prototype = torch.where(length > 0, projected / length, 0).mT.contiguous()
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) cosines; 0 for an image that is the mean itself."""
+        feature = F.normalize(self._pooled(seen)[0].double() - self.mean)
+        cosine = (feature @ self.prototype).amax(dim=1)
+        if self.hd_dim is None:
+            return cosine
+        single = feature.float()
+        square = (single @ self.overlap * single).sum(dim=1)
+        return torch.where(square > 0, cosine / square.double().sqrt(), 0)
+
+    def _pooled(self, seen: ForwardPass) -> tuple[Tensor, Tensor]:
+        """Returns the (B, sum of channels) pooled maps, and the (B, L) means of the maps."""
+        parts = [seen.read(block, reader) for block, reader in self.reads(seen.network)]
+        feature = torch.cat([part[:, :-1] for part in parts], dim=1)
+        return feature, torch.stack([part[:, -1] for part in parts], dim=1)
+
+    def extra_repr(self) -> str:
+        """Names all arguments."""
+        return (
+            f"blocks={self.blocks!r}, pool={self.pool!r}, hd_dim={self.hd_dim}, seed={self.seed}"
+        )

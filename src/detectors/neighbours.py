@@ -1,0 +1,146 @@
+"""Detectors that compare an image with a bank of ID images."""
+
+__all__ = ["KNN", "NNGuide"]
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.detectors.base import Detector, FeatureDetector
+from src.metrics.statistics import Bank
+from src.network import ForwardPass, Network
+
+SIMILARITIES = 2**24  # of a batch and a chunk of the bank, held at once: 64 MiB
+
+
+def nearest_similarities(row: Tensor, bank: Tensor, k: int) -> Tensor:
+    """Returns (B, k) largest inner products of rows (B, D) with a bank (N, D), largest first.
+
+    Memory is bounded: the bank is gone through in chunks.
+    """
+    chunk = max(k, SIMILARITIES // max(1, len(row)))
+    best = row.new_empty(len(row), 0)
+    for part in bank.split(chunk):
+        similarity = torch.cat([best, row @ part.mT], dim=1)
+        best = similarity.topk(min(k, similarity.shape[1]), dim=1).values
+    return best
+
+
+def check_neighbours(k: int, bank: Tensor) -> None:
+    """Refuses more neighbours than there are.
+
+    Raises:
+        ValueError: if the bank has fewer than `k` rows.
+    """
+    if len(bank) < k:
+        raise ValueError(
+            f"expected at least k={k} ID images in the bank, got {len(bank)}; "
+            "give more images or a smaller k"
+        )
+
+
+class KNN(FeatureDetector):
+    """Negative distance to the k-th nearest ID image, between features of length 1.
+
+    Args:
+        k: which neighbour.
+        bank_size: number of ID images to keep, chosen by hashed index; None keeps all.
+        at: a block's module path, "selected", or "each_block"; None for the penultimate feature.
+
+    Raises:
+        ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
+
+    Source:
+        Sun et al., "Out-of-distribution Detection with Deep Nearest Neighbors", ICML 2022,
+        https://arxiv.org/abs/2204.06507, Eq. 3 and 4.
+    Fitted on:
+        All ID training images, or the bank's share of them; no labels.
+    Differs:
+        One layer; the authors' CIFAR code concatenates several. Distances below 0.001 are noise of
+        float32.
+    """
+
+    def __init__(
+        self, k: int = 50, *, bank_size: int | None = None, at: str | None = None
+    ) -> None:
+        super().__init__(at)
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        self.k, self.bank_size = k, bank_size
+        self.statistic = Bank(bank_size)
+        self.learns("bank")
+
+    def direction(self, seen: ForwardPass) -> Tensor:
+        """Returns (B, D) features of length 1, in float32; zero stays zero."""
+        return F.normalize(self.feature(seen).float(), dim=1)
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in features."""
+        self.statistic.update(self.direction(seen), index)
+
+    def fit(self, network: Network) -> None:
+        """Keeps the bank."""
+        bank = self.statistic.compute()
+        check_neighbours(self.k, bank)
+        self.bank = bank
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) negative distances, in [-2, 0]."""
+        similarity = nearest_similarities(self.direction(seen), self.bank, self.k)[:, -1]
+        return -(2 - 2 * similarity).clamp_min(0).sqrt()
+
+    def extra_repr(self) -> str:
+        """Names neighbour, bank and place."""
+        return f"k={self.k}, bank_size={self.bank_size}, at={self.at!r}"
+
+
+class NNGuide(Detector):
+    r"""Energy times the mean guidance of the k nearest ID images.
+
+    Guidance of a bank's image is \(\langle h / \|h\|, e_j h_j / \|h_j\| \rangle\) with its energy
+    \(e_j\).
+
+    Args:
+        k: number of neighbours.
+        bank_size: number of ID images to keep, chosen by hashed index; None keeps all.
+
+    Raises:
+        ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
+
+    Source:
+        Park, Jung and Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection",
+        ICCV 2023, https://arxiv.org/abs/2309.14888.
+    Fitted on:
+        1,000 ID training images unless `bank_size` says otherwise; no labels.
+    Differs:
+        OpenOOD takes k = 100 and the first batches of its loader as the bank.
+    """
+
+    def __init__(self, k: int = 10, *, bank_size: int | None = 1000) -> None:
+        super().__init__()
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        self.k, self.bank_size = k, bank_size
+        self.statistic = Bank(bank_size)
+        self.learns("bank")
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in directions times energies."""
+        energy = seen.logits.float().logsumexp(dim=1, keepdim=True)
+        self.statistic.update(energy * F.normalize(seen.feature.float(), dim=1), index)
+
+    def fit(self, network: Network) -> None:
+        """Keeps the bank."""
+        bank = self.statistic.compute()
+        check_neighbours(self.k, bank)
+        self.bank = bank
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) guided energies."""
+        direction = F.normalize(seen.feature.float(), dim=1)
+        guidance = nearest_similarities(direction, self.bank, self.k).mean(dim=1)
+        return guidance * seen.logits.float().logsumexp(dim=1)
+
+    def extra_repr(self) -> str:
+        """Names neighbours and bank."""
+        return f"k={self.k}, bank_size={self.bank_size}"

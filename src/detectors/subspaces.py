@@ -1,0 +1,126 @@
+"""Detectors that look at what of the feature lies outside the subspace of ID images."""
+
+__all__ = ["Residual", "ViM"]
+
+import torch
+from torch import Tensor
+
+from src.detectors.base import Detector
+from src.metrics.statistics import Bank, Moments
+from src.network import ForwardPass, Network
+
+VIRTUAL_LOGIT_ROWS = 10_000  # ID images, chosen by hashed index, that scale ViM's virtual logit
+
+
+class Residual(Detector):
+    r"""Negative length of the part of the feature outside ID images' principal subspace.
+
+    \(-\|R (h - u)\|_2\), where the origin \(u = -W^+ b\) gives logits of zero, and \(R\) projects
+    on the eigenvectors of the second moment about \(u\) beyond the `dimension` largest.
+
+    Args:
+        dimension: of the principal subspace; None for the authors' rule: 1000 if the feature has
+            2048 or more values, 512 if it has 768 or more, else half of them.
+
+    Raises:
+        ValueError: in `fit`, if the dimension leaves nothing outside of the subspace.
+
+    Source:
+        Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022,
+        https://arxiv.org/abs/2203.10807, Eq. 4.
+    Fitted on:
+        All ID training images; no labels.
+    Differs:
+        OpenOOD fits on validation images, and takes 512 dimensions, of which nothing is left of
+        512.
+    """
+
+    def __init__(self, dimension: int | None = None) -> None:
+        super().__init__()
+        if dimension is not None and dimension < 1:
+            raise ValueError(f"expected a dimension of at least 1, got {dimension}")
+        self.dimension = dimension
+        self.moments = Moments()
+        self.learns("origin", "basis")
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in features."""
+        self.moments.update(seen.feature)
+
+    def fit(self, network: Network) -> None:
+        """Finds origin and subspace."""
+        weight, bias = network.head.weight.detach().double(), network.head.bias
+        size = weight.shape[1]
+        principal = self.dimension or (1000 if size >= 2048 else 512 if size >= 768 else size // 2)
+        if principal >= size:
+            raise ValueError(
+                f"expected a dimension below that of the feature, {size}, got {principal}; "
+                "set dimension=None for the usual one"
+            )
+        moments = self.moments.compute()
+        offset = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
+        self.origin = -torch.linalg.pinv(weight) @ offset
+        shift = moments.mean - self.origin
+        _, direction = torch.linalg.eigh(moments.covariance + torch.outer(shift, shift))
+        self.basis = direction[:, : size - principal].contiguous()
+
+    def residual(self, feature: Tensor) -> Tensor:
+        """Returns (B,) lengths of what of features (B, D) is outside, float64."""
+        outside = (feature.double() - self.origin) @ self.basis
+        length: Tensor = torch.linalg.vector_norm(outside, dim=1)
+        return length
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) negative lengths."""
+        return -self.residual(seen.feature)
+
+    def extra_repr(self) -> str:
+        """Names the dimension."""
+        return f"dimension={self.dimension}"
+
+
+class ViM(Residual):
+    r"""Energy minus a virtual logit: the scaled length of `Residual`.
+
+    \(\log \sum_k \exp l_k - \alpha \|R (h - u)\|_2\), where \(\alpha\) is the mean largest logit
+    over the mean length on ID images.
+
+    Args:
+        dimension: as of `Residual`.
+
+    Raises:
+        ValueError: in `fit`, if the dimension leaves nothing outside of the subspace, or if the
+            features of ID images lie within it.
+
+    Source:
+        Wang et al., CVPR 2022, https://arxiv.org/abs/2203.10807, Eq. 5 and 6.
+    Fitted on:
+        All ID training images; alpha on 10,000 of them; no labels.
+    """
+
+    def __init__(self, dimension: int | None = None) -> None:
+        super().__init__(dimension)
+        self.bank = Bank(VIRTUAL_LOGIT_ROWS)
+        self.learns("alpha")
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in features and largest logits."""
+        super().update(seen, label, index)
+        row = torch.cat([seen.feature, seen.logits.amax(dim=1, keepdim=True)], dim=1)
+        self.bank.update(row.float(), index)
+
+    def fit(self, network: Network) -> None:
+        """Finds origin, subspace and scale."""
+        super().fit(network)
+        row = self.bank.compute()
+        length = self.residual(row[:, :-1]).sum()
+        if length == 0:
+            raise ValueError(
+                "expected ID images with something outside of the principal subspace, got none; "
+                f"set a dimension below {network.head.in_features - self.basis.shape[1]}"
+            )
+        self.alpha = row[:, -1].double().sum() / length
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) energies minus virtual logits."""
+        return seen.logits.double().logsumexp(dim=1) - self.alpha * self.residual(seen.feature)
