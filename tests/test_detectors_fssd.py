@@ -187,7 +187,7 @@ def test_the_singularity_of_another_network_is_refused(network: Network) -> None
     detector = FSSD()
     detector.reads(network)
     other = Network(network.net, ("3",), image_shape=(2, 8, 8))
-    with pytest.raises(ValueError, match="expected maps of 256 values.*got 64"):
+    with pytest.raises(ValueError, match=r"expected maps of 256 values.*got 64"):
         detector.reads(other)
 
 

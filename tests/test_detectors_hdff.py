@@ -113,7 +113,7 @@ def test_an_image_of_the_class_vectors_direction_scores_one(network: Network) ->
     detector.update(network.observe(image[:1]), torch.tensor([0]), torch.tensor([0]))
     detector.fit(network)
     score = detector.score(network.observe(image))
-    assert score[0] == pytest.approx(1, abs=1e-6)
+    assert score[0].item() == pytest.approx(1, abs=1e-6)
     assert score[1] < score[0]
 
 

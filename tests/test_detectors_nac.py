@@ -41,7 +41,9 @@ def states(network: Network, seen: ForwardPass, alpha: float) -> np.ndarray:
     return (1 / (1 + torch.exp(-alpha * feature * gradient))).detach().numpy()
 
 
-@pytest.mark.parametrize(("alpha", "bins", "threshold"), [(100, 50, 50), (3, 2, 1), (10, 7, 400)])
+@pytest.mark.parametrize(
+    ("alpha", "bins", "threshold"), [(100, 50, 50), (3, 2, 700), (10, 7, 400)]
+)
 def test_nac_is_the_mean_coverage_of_the_neurons_states(
     network: Network, alpha: float, bins: int, threshold: float
 ) -> None:

@@ -209,7 +209,7 @@ def test_evaluate_takes_other_detectors_and_selects_anew(
         f"checkpoint={finished_run / 'checkpoints/last.ckpt'}",
         f"hydra.run.dir={tmp_path / 'other'}",
         "selection=official",
-        "detectors=default",
+        "detectors=quick",
         "~detectors.msp",
         "+detectors.hot._target_=src.detectors.Energy",
         "+detectors.hot.temperature=10",

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from src.detectors.base import Detector
 from src.detectors.gram import blocks_of
-from src.metrics.statistics import check_labels
+from src.metrics.statistics import ClassSums
 from src.network import ForwardPass, Network, Reader
 
 
@@ -40,44 +39,6 @@ def orthonormal_rows(channels: Sequence[int], hd_dim: int, *, seed: int) -> Tens
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(hd_dim, size, generator=generator) for size in channels]
     return torch.cat([torch.linalg.qr(part).Q.mT for part in noise])
-
-
-class ClassSums(Metric):
-    """Sums of labelled (N, D) rows in each class, in float64."""
-
-    is_differentiable = False
-    higher_is_better = None
-    full_state_update = False
-
-    count: Tensor
-    total: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name in ("count", "total"):
-            zero = torch.zeros((), dtype=torch.float64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
-
-    def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
-        """Adds (B, D) rows with (B,) labels.
-
-        Raises:
-            ValueError: if a label is not within 0..K-1.
-        """
-        check_labels(label, num_classes)
-        sums = row.new_zeros(num_classes, row.shape[1], dtype=torch.float64)
-        self.total = self.total + sums.index_add_(0, label, row.double())
-        self.count = self.count + torch.bincount(label, minlength=num_classes)
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Returns (K, D) sums and (K,) counts.
-
-        Raises:
-            RuntimeError: if there was no row.
-        """
-        if not self.count.any():
-            raise RuntimeError("expected ID images to fit on, got none; call update before fit")
-        return self.total, self.count
 
 
 class HDFF(Detector):
@@ -150,8 +111,9 @@ class HDFF(Detector):
     def fit(self, network: Network) -> None:
         """Finds the blocks' means, the class vectors, and the projections' inner products."""
         channels = [network.places[block].shape[0] for block, _ in self.reads(network)]
-        total, count = self.sums.compute()
-        total, mean = total.split([sum(channels), len(channels)], dim=1)
+        sums = self.sums.compute()
+        count = sums.count
+        total, mean = sums.total.split([sum(channels), len(channels)], dim=1)
         block_mean = mean.sum(dim=0) / count.sum()
         self.mean = block_mean.repeat_interleave(torch.tensor(channels, device=mean.device))
         vector = (total - count[:, None] * self.mean)[count > 0]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from src.detectors.base import Detector
 from src.detectors.shaping import Shaping, check_percent
-from src.metrics.statistics import Bank, Moments
+from src.metrics.statistics import Bank, Mean
 from src.network import ForwardPass, Network
 
 QUANTILE_ROWS = 10_000  # ID images, chosen by hashed index, whose activations give percentiles
@@ -154,17 +154,17 @@ class DICE(LearnedShaping):
         super().__init__(detector)
         check_percent(percent=percent)
         self.percent = percent
-        self.moments = Moments()
+        self.mean = Mean()
         self.learns("weight")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
         """Takes in features."""
-        self.moments.update(seen.feature)
+        self.mean.update(seen.feature)
 
     def fit(self, network: Network) -> None:
         """Masks the head."""
         weight = network.head.weight.detach().double()
-        contribution = weight * self.moments.compute().mean
+        contribution = weight * self.mean.compute()
         self.weight = weight * (contribution >= percentile(contribution, self.percent))
 
     def reshaped(self, seen: ForwardPass) -> ForwardPass:

@@ -1,6 +1,16 @@
 """Statistics of ID images, streamed in batches and exact on any number of processes."""
 
-__all__ = ["Bank", "ClassExtrema", "ClassMoments", "Gaussian", "Moments"]
+__all__ = [
+    "Bank",
+    "ClassExtrema",
+    "ClassMoments",
+    "ClassSums",
+    "Gaussian",
+    "Mean",
+    "Moments",
+    "Sums",
+    "check_labels",
+]
 
 import torch
 from torch import Tensor
@@ -24,12 +34,81 @@ class Gaussian:
         self.count, self.mean, self.covariance = count, mean, covariance
 
 
+class Sums:
+    """Sums of each class, in float64.
+
+    Attributes:
+        count: (K,) number of rows.
+        total: (K, D) sum of rows.
+    """
+
+    def __init__(self, count: Tensor, total: Tensor) -> None:
+        self.count, self.total = count, total
+
+
 class _Statistic(Metric):
-    """A state that starts as a scalar and takes its shape from the first batch."""
+    """A state that starts as a scalar and takes its shape from the first batch.
+
+    What has a shape to keep is returned in an object: torchmetrics turns a tensor of one value
+    into a scalar.
+    """
 
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
+
+
+class Mean(_Statistic):
+    """Mean of (N, D) rows, from float64 sums."""
+
+    count: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "total"):
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
+    def update(self, row: Tensor) -> None:
+        """Adds (B, D) rows."""
+        self.count = self.count + len(row)
+        self.total = self.total + row.double().sum(dim=0)
+
+    def compute(self) -> Tensor:
+        """Returns the (D,) mean."""
+        _require(self.count)
+        mean: Tensor = self.total / self.count
+        return mean
+
+
+class ClassSums(_Statistic):
+    """Sums of labelled (N, D) rows in each class, in float64."""
+
+    count: Tensor
+    total: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "total"):
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
+    def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
+        """Adds (B, D) rows with (B,) labels.
+
+        Raises:
+            ValueError: if a label is not within 0..K-1.
+        """
+        check_labels(label, num_classes)
+        sums = row.new_zeros(num_classes, row.shape[1], dtype=torch.float64)
+        self.total = self.total + sums.index_add_(0, label, row.double())
+        self.count = self.count + torch.bincount(label, minlength=num_classes)
+
+    def compute(self) -> "Sums":
+        """Returns the sums of all rows."""
+        _require(self.count)
+        return Sums(self.count, self.total)
 
 
 class Moments(_Statistic):
