@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import PowerTransformer, StandardScaler
 from torch import Tensor, nn
 
 from src.detectors import (
@@ -18,6 +19,7 @@ from src.detectors import (
     RMDS,
     SHE,
     CADRef,
+    CombOOD,
     Detector,
     DividedByNAN,
     Mahalanobis,
@@ -397,3 +399,24 @@ def test_constant_features_have_no_distance(
 def test_bad_arguments_are_refused(build: Callable[[], Detector], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_combood_adds_the_densities_of_neighbours_and_of_extremes(
+    train: tuple[ForwardPass, Tensor], seen: ForwardPass
+) -> None:
+    def extremes(of: ForwardPass) -> Array:
+        maps = [m.numpy().astype(np.float32) for m in of.feature_map.values()]
+        columns = [reduce(m, axis=(1, 2, 3)) for m in maps for reduce in (np.min, np.max)]
+        return np.stack(columns, axis=1).astype(np.float64)
+
+    known, test = extremes(train[0]), extremes(seen)
+    varies = known.std(axis=0) > 0
+    scaler = StandardScaler().fit(known[:, varies])
+    power = PowerTransformer().fit(scaler.transform(known[:, varies]))
+    normal, row = (power.transform(scaler.transform(x[:, varies])) for x in (known, test))
+    inverse = np.linalg.inv(normal.T @ normal / N + np.eye(normal.shape[1]))
+    bank, feature = unit(train[0].feature.numpy()), unit(seen.feature.numpy())
+    distance = NearestNeighbors(n_neighbors=4).fit(bank).kneighbors(feature)[0][:, -1]
+    expected = -D * np.log(distance**2) - np.einsum("bi,ij,bj->b", row, inverse, row)
+    score = score_of(fit(CombOOD(4), train), seen)
+    assert score == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-3)

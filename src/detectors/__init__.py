@@ -18,6 +18,7 @@ __all__ = [
     "VRA",
     "AdaSCALE",
     "CADRef",
+    "CombOOD",
     "Detector",
     "DividedByNAN",
     "Energy",
@@ -44,6 +45,7 @@ __all__ = [
 
 from src.detectors.base import Detector, expand_blocks
 from src.detectors.calibration import KLMatching, OpenMax, TempScale
+from src.detectors.combood import CombOOD
 from src.detectors.fssd import FSSD
 from src.detectors.gaussians import RMDS, Mahalanobis, MultiLayerMahalanobis
 from src.detectors.gram import Gram

@@ -1,0 +1,113 @@
+"""Two views of an image: its nearest neighbours, and the extremes of its feature maps."""
+
+__all__ = ["CombOOD"]
+
+from collections.abc import Iterable
+
+import torch
+from sklearn.preprocessing import PowerTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.detectors.base import Detector
+from src.detectors.neighbours import check_neighbours, nearest_similarities
+from src.metrics.statistics import Bank
+from src.network import ForwardPass, Network, Reader
+
+RIDGE = 1.0  # added to each variance of the transformed extremes, which is 1
+SMALLEST_DISTANCE = 1e-6  # squared; an image of the bank itself is no further away than noise
+LARGEST_DEVIATION = 1e3  # of a transformed extreme: what is beyond is as far away
+
+
+def extremes(feature_map: Tensor) -> Tensor:
+    """Returns (B, 2): the smallest and the largest value of a map."""
+    flat = feature_map.float().flatten(1)
+    return torch.stack([flat.amin(dim=1), flat.amax(dim=1)], dim=1)
+
+
+class CombOOD(Detector):
+    r"""Log-density of the k nearest ID features plus that of the blocks' extremes.
+
+    \(-D \log d_k^2 - m^\top (\Sigma + I)^{-1} m\), with the distance \(d_k\) to the k-th nearest
+    ID image between penultimate features of length 1 and dimension D, and with \(m\) the smallest
+    and largest value of each block's map, standardised and made normal by the Yeo-Johnson
+    transform.
+
+    Args:
+        k: which neighbour.
+
+    Raises:
+        ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
+
+    Source:
+        Experimental: Rajasekaran et al., "CombOOD: A Semiparametric Approach for Detecting
+        Out-of-distribution Data for Image Classification", SDM 2024, as in
+        https://github.com/rmagesh148/combood; the formula is known to us from a description.
+    Fitted on:
+        All ID training images; no labels.
+    Differs:
+        Features have length 1. A transformed extreme is at most 1,000 deviations away.
+    """
+
+    def __init__(self, k: int = 50) -> None:
+        super().__init__()
+        if k < 1:
+            raise ValueError(f"expected k of at least 1, got {k}")
+        self.k = k
+        self.features, self.extremes = Bank(), Bank()
+        self.learns("bank", "power", "mean", "deviation", "precision")
+
+    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
+        """Names the extremes of all blocks."""
+        return [(block, extremes) for block in network.blocks]
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in features and extremes."""
+        self.features.update(F.normalize(seen.feature.float(), dim=1), index)
+        self.extremes.update(self._extremes(seen), index)
+
+    def fit(self, network: Network) -> None:
+        """Keeps the bank, and fits transform and covariance of the extremes."""
+        bank, row = self.features.compute(), self.extremes.compute()
+        check_neighbours(self.k, bank)
+        varies = (row.amax(dim=0) > row.amin(dim=0)).double()
+        self.mean, deviation = row.mean(dim=0), row.std(dim=0, correction=0)
+        self.deviation = torch.where(varies > 0, deviation, torch.inf)  # a constant says nothing
+        standard = (row - self.mean) / self.deviation
+        fitted = PowerTransformer(standardize=False).fit(standard.cpu().numpy())
+        self.power = row.new_tensor(fitted.lambdas_).nan_to_num(1.0)
+        moved = yeo_johnson(standard, self.power)
+        centre, spread = moved.mean(dim=0), moved.std(dim=0, correction=0)
+        spread = torch.where(spread > 0, spread, 1)
+        normal = (moved - centre) / spread
+        covariance = normal.mT @ normal / len(normal)
+        ridge = RIDGE * torch.eye(len(centre), dtype=torch.float64, device=row.device)
+        self.precision = torch.stack([centre, spread, *torch.linalg.inv(covariance + ridge)])
+        self.bank = bank
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) sums of two log-densities, up to constants."""
+        feature = F.normalize(seen.feature.float(), dim=1)
+        similarity = nearest_similarities(feature, self.bank, self.k)[:, -1].double()
+        square = (2 - 2 * similarity).clamp_min(SMALLEST_DISTANCE)
+        centre, spread, inverse = self.precision[0], self.precision[1], self.precision[2:]
+        moved = yeo_johnson((self._extremes(seen) - self.mean) / self.deviation, self.power)
+        row = ((moved - centre) / spread).clamp(-LARGEST_DEVIATION, LARGEST_DEVIATION)
+        return -feature.shape[1] * square.log() - ((row @ inverse) * row).sum(dim=1)
+
+    def _extremes(self, seen: ForwardPass) -> Tensor:
+        """Returns (B, 2 L) values in float64."""
+        return torch.cat([seen.read(*p) for p in self.reads(seen.network)], dim=1).double()
+
+    def extra_repr(self) -> str:
+        """Names the neighbour."""
+        return f"k={self.k}"
+
+
+def yeo_johnson(value: Tensor, power: Tensor) -> Tensor:
+    """Returns the Yeo-Johnson transform of (B, D) values by (D,) powers."""
+    above, below = value.clamp_min(0).log1p(), (-value.clamp_max(0)).log1p()
+    other = 2 - power
+    positive = torch.where(power == 0, above, torch.expm1(power * above) / power)
+    negative = torch.where(other == 0, below, torch.expm1(other * below) / other)
+    return torch.where(value >= 0, positive, -negative)
