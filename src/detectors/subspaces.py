@@ -59,7 +59,9 @@ class Residual(Detector):
             )
         moments = self.moments.compute()
         offset = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
-        self.origin = -torch.linalg.pinv(weight) @ offset
+        # rows of a head may sum to zero: what is noise in its own precision is no direction
+        noise = size * torch.finfo(network.head.weight.dtype).eps
+        self.origin = -torch.linalg.pinv(weight, rtol=noise) @ offset
         shift = moments.mean - self.origin
         _, direction = torch.linalg.eigh(moments.covariance + torch.outer(shift, shift))
         self.basis = direction[:, : size - principal].contiguous()
