@@ -13,17 +13,20 @@ from src.detectors.base import Detector, FeatureDetector
 from src.metrics.statistics import ClassMoments, Gaussian
 from src.network import ForwardPass, Network, Reader
 
-SMALLEST_VARIANCE = 1e-12  # of the largest: directions below it never varied, and are left out
+# of the largest variance plus squared mean, from whose sums rounding leaves that much and no more:
+# directions below it never varied, and are left out
+SMALLEST_VARIANCE = 1e-12
 
 
-def whitening(covariance: Tensor) -> Tensor:
+def whitening(gaussian: Gaussian) -> Tensor:
     """Returns (D, R): rows times it have distances in the covariance's pseudo-inverse.
 
     Raises:
         ValueError: if nothing varies.
     """
-    variance, direction = torch.linalg.eigh(covariance)
-    kept = variance > SMALLEST_VARIANCE * variance[-1].clamp_min(0)
+    variance, direction = torch.linalg.eigh(gaussian.covariance)
+    square = gaussian.mean.nan_to_num().square().sum(dim=-1).amax()
+    kept = variance > SMALLEST_VARIANCE * (variance[-1].clamp_min(0) + square)
     if not kept.any():
         raise ValueError(
             "expected features that vary among ID images, got constant ones; give more images or "
@@ -61,7 +64,8 @@ class Mahalanobis(FeatureDetector):
     Fitted on:
         All ID training images, with labels; a class without images is left out.
     Differs:
-        One layer, no input step. In a direction that never varied, distances do not count.
+        One layer, no input step. In a direction that never varied, distances do not count. With
+        one class it is the distance from that class's Gaussian.
     """
 
     def __init__(self, at: str | None = None, *, normalize: bool = False) -> None:
@@ -82,7 +86,7 @@ class Mahalanobis(FeatureDetector):
     def fit(self, network: Network) -> None:
         """Whitens."""
         moments = self.moments.compute()
-        self.whitening = whitening(moments.covariance)
+        self.whitening = whitening(moments)
         self.mean = moments.mean[moments.count > 0] @ self.whitening
 
     def squared_distance(self, seen: ForwardPass) -> Tensor:
@@ -100,8 +104,7 @@ class Mahalanobis(FeatureDetector):
 
 def nearest(row: Tensor, mean: Tensor) -> Tensor:
     """Returns (B,) squared distances of rows (B, R) to the nearest of (K, R) means."""
-    distance = torch.cdist(row, mean, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance.amin(dim=1).square()
+    return torch.cdist(row, mean).amin(dim=1).square()
 
 
 class RMDS(Mahalanobis):
@@ -112,6 +115,10 @@ class RMDS(Mahalanobis):
     Args:
         at: a block's module path, "selected", or "each_block"; None for the penultimate feature.
         normalize: whether features are divided by their length first (the `++` form).
+
+    Raises:
+        ValueError: as of `Mahalanobis`; in `fit`, if all images are of one class, of which every
+            score would be 0.
 
     Source:
         Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", 2021,
@@ -127,8 +134,13 @@ class RMDS(Mahalanobis):
     def fit(self, network: Network) -> None:
         """Whitens within classes and over all of them."""
         super().fit(network)
+        if len(self.mean) < 2:
+            raise ValueError(
+                "expected ID images of at least two classes, got one, from which RMDS cannot tell "
+                "its background apart; use Mahalanobis"
+            )
         background = total(self.moments.compute())
-        self.background_whitening = whitening(background.covariance)
+        self.background_whitening = whitening(background)
         self.background_mean = background.mean[None] @ self.background_whitening
 
     def score(self, seen: ForwardPass) -> Tensor:
@@ -147,6 +159,9 @@ class MultiLayerMahalanobis(Detector):
         blocks: module paths; None for all blocks of the network.
         normalize: whether features are divided by their length first.
 
+    Raises:
+        ValueError: if `blocks` is empty; else as of `Mahalanobis`.
+
     Source:
         Lee et al., NeurIPS 2018, https://arxiv.org/abs/1807.03888, section 2.2.
     Fitted on:
@@ -158,6 +173,8 @@ class MultiLayerMahalanobis(Detector):
     def __init__(self, blocks: Sequence[str] | None = None, *, normalize: bool = False) -> None:
         super().__init__()
         self.blocks = None if blocks is None else tuple(blocks)
+        if self.blocks == ():
+            raise ValueError("expected at least one block, got none; blocks=None takes all")
         self.normalize = normalize
         self.layers = nn.ModuleList()
 

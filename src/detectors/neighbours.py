@@ -21,8 +21,9 @@ def nearest_similarities(row: Tensor, bank: Tensor, k: int) -> Tensor:
     chunk = max(k, SIMILARITIES // max(1, len(row)))
     best = row.new_empty(len(row), 0)
     for part in bank.split(chunk):
-        similarity = torch.cat([best, row @ part.mT], dim=1)
-        best = similarity.topk(min(k, similarity.shape[1]), dim=1).values
+        top = (row @ part.mT).topk(min(k, len(part)), dim=1).values
+        best = torch.cat([best, top], dim=1)
+        best = best.topk(min(k, best.shape[1]), dim=1).values
     return best
 
 
@@ -57,7 +58,7 @@ class KNN(FeatureDetector):
         All ID training images, or the bank's share of them; no labels.
     Differs:
         One layer; the authors' CIFAR code concatenates several. Distances below 0.001 are noise of
-        float32.
+        float32. A feature of zero has no direction: it is sqrt(2) away from everything.
     """
 
     def __init__(
@@ -113,7 +114,8 @@ class NNGuide(Detector):
     Fitted on:
         1,000 ID training images unless `bank_size` says otherwise; no labels.
     Differs:
-        OpenOOD takes k = 100 and the first batches of its loader as the bank.
+        OpenOOD takes k = 100 and the first batches of its loader as the bank. Energies below zero,
+        as of networks trained with binary cross-entropy, turn guidance around.
     """
 
     def __init__(self, k: int = 10, *, bank_size: int | None = 1000) -> None:

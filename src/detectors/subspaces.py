@@ -10,6 +10,7 @@ from src.metrics.statistics import Bank, Moments
 from src.network import ForwardPass, Network
 
 VIRTUAL_LOGIT_ROWS = 10_000  # ID images, chosen by hashed index, that scale ViM's virtual logit
+SMALLEST_RESIDUAL = 1e-6  # of the distance from the origin: what float32 leaves of nothing
 
 
 class Residual(Detector):
@@ -59,8 +60,8 @@ class Residual(Detector):
             )
         moments = self.moments.compute()
         offset = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
-        # rows of a head may sum to zero: what is noise in its own precision is no direction
-        noise = size * torch.finfo(network.head.weight.dtype).eps
+        # rows of a head may sum to zero: what is noise in float32 is no direction
+        noise = size * torch.finfo(torch.float32).eps
         self.origin = -torch.linalg.pinv(weight, rtol=noise) @ offset
         shift = moments.mean - self.origin
         _, direction = torch.linalg.eigh(moments.covariance + torch.outer(shift, shift))
@@ -92,7 +93,8 @@ class ViM(Residual):
 
     Raises:
         ValueError: in `fit`, if the dimension leaves nothing outside of the subspace, or if the
-            features of ID images lie within it.
+            features of ID images lie within it, or if their largest logits are below zero on
+            average, which would turn the score around.
 
     Source:
         Wang et al., CVPR 2022, https://arxiv.org/abs/2203.10807, Eq. 5 and 6.
@@ -114,14 +116,20 @@ class ViM(Residual):
     def fit(self, network: Network) -> None:
         """Finds origin, subspace and scale."""
         super().fit(network)
-        row = self.bank.compute()
-        length = self.residual(row[:, :-1]).sum()
-        if length == 0:
+        row = self.bank.compute().double()
+        feature, logit = row[:, :-1], row[:, -1].mean()
+        length = self.residual(feature).mean()
+        if length <= SMALLEST_RESIDUAL * (feature - self.origin).norm(dim=1).mean():
             raise ValueError(
                 "expected ID images with something outside of the principal subspace, got none; "
                 f"set a dimension below {network.head.in_features - self.basis.shape[1]}"
             )
-        self.alpha = row[:, -1].double().sum() / length
+        if logit <= 0:
+            raise ValueError(
+                "expected ID images whose largest logits are above zero on average, got "
+                f"{logit:.3g}; use Residual"
+            )
+        self.alpha = logit / length
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) energies minus virtual logits."""
