@@ -407,6 +407,7 @@ def test_combood_adds_the_densities_of_neighbours_and_of_extremes(
     def extremes(of: ForwardPass) -> Array:
         maps = [m.numpy().astype(np.float32) for m in of.feature_map.values()]
         columns = [reduce(m, axis=(1, 2, 3)) for m in maps for reduce in (np.min, np.max)]
+        columns += [of.logits.numpy().min(axis=1), of.logits.numpy().max(axis=1)]
         return np.stack(columns, axis=1).astype(np.float64)
 
     known, test = extremes(train[0]), extremes(seen)
@@ -414,7 +415,7 @@ def test_combood_adds_the_densities_of_neighbours_and_of_extremes(
     scaler = StandardScaler().fit(known[:, varies])
     power = PowerTransformer().fit(scaler.transform(known[:, varies]))
     normal, row = (power.transform(scaler.transform(x[:, varies])) for x in (known, test))
-    inverse = np.linalg.inv(normal.T @ normal / N + np.eye(normal.shape[1]))
+    inverse = np.linalg.inv(normal.T @ normal / (N - 1) + np.eye(normal.shape[1]))
     bank, feature = unit(train[0].feature.numpy()), unit(seen.feature.numpy())
     distance = NearestNeighbors(n_neighbors=4).fit(bank).kneighbors(feature)[0][:, -1]
     expected = -D * np.log(distance**2) - np.einsum("bi,ij,bj->b", row, inverse, row)

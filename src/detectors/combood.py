@@ -30,8 +30,8 @@ class CombOOD(Detector):
 
     \(-D \log d_k^2 - m^\top (\Sigma + I)^{-1} m\), with the distance \(d_k\) to the k-th nearest
     ID image between penultimate features of length 1 and dimension D, and with \(m\) the smallest
-    and largest value of each block's map, standardised and made normal by the Yeo-Johnson
-    transform.
+    and largest value of each block's map and of the logits, standardised and made normal by the
+    Yeo-Johnson transform.
 
     Args:
         k: which neighbour.
@@ -40,13 +40,15 @@ class CombOOD(Detector):
         ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
 
     Source:
-        Experimental: Rajasekaran et al., "CombOOD: A Semiparametric Approach for Detecting
-        Out-of-distribution Data for Image Classification", SDM 2024, as in
-        https://github.com/rmagesh148/combood; the formula is known to us from a description.
+        Rajasekaran et al., "CombOOD: A Semiparametric Approach for Detecting Out-of-distribution
+        Data for Image Classification", SDM 2024, https://arxiv.org/abs/2602.07042, as in
+        https://github.com/rmagesh148/combood. Experimental: its ImageNet rows look exchanged.
     Fitted on:
         All ID training images; no labels.
     Differs:
-        Features have length 1. A transformed extreme is at most 1,000 deviations away.
+        The authors read the inputs of all activations; here the outputs of blocks, whose smallest
+        value is constant behind a ReLU, and then says nothing. A transformed extreme is at most
+        1,000 deviations away.
     """
 
     def __init__(self, k: int = 50) -> None:
@@ -80,7 +82,7 @@ class CombOOD(Detector):
         centre, spread = moved.mean(dim=0), moved.std(dim=0, correction=0)
         spread = torch.where(spread > 0, spread, 1)
         normal = (moved - centre) / spread
-        covariance = normal.mT @ normal / len(normal)
+        covariance = normal.mT @ normal / max(1, len(normal) - 1)
         ridge = RIDGE * torch.eye(len(centre), dtype=torch.float64, device=row.device)
         self.precision = torch.stack([centre, spread, *torch.linalg.inv(covariance + ridge)])
         self.bank = bank
@@ -96,8 +98,10 @@ class CombOOD(Detector):
         return -feature.shape[1] * square.log() - ((row @ inverse) * row).sum(dim=1)
 
     def _extremes(self, seen: ForwardPass) -> Tensor:
-        """Returns (B, 2 L) values in float64."""
-        return torch.cat([seen.read(*p) for p in self.reads(seen.network)], dim=1).double()
+        """Returns (B, 2 L + 2) values in float64."""
+        parts = [seen.read(*pair) for pair in self.reads(seen.network)]
+        logits = torch.stack([seen.logits.amin(dim=1), seen.logits.amax(dim=1)], dim=1)
+        return torch.cat([*parts, logits], dim=1).double()
 
     def extra_repr(self) -> str:
         """Names the neighbour."""

@@ -104,7 +104,8 @@ class Mahalanobis(FeatureDetector):
 
 def nearest(row: Tensor, mean: Tensor) -> Tensor:
     """Returns (B,) squared distances of rows (B, R) to the nearest of (K, R) means."""
-    return torch.cdist(row, mean).amin(dim=1).square()
+    centre = mean.mean(dim=0)  # far from the origin, matrix products would lose the distance
+    return torch.cdist(row - centre, mean - centre).amin(dim=1).square()
 
 
 class RMDS(Mahalanobis):
