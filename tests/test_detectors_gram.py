@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from src.counter_random import random_bits
-from src.detectors.gram import Gram, GramRows, blocks_of
+from src.detectors.base import blocks_of
+from src.detectors.gram import Gram, GramRows
 from src.network import Network
 
 BLOCKS = ("1", "4")

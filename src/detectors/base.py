@@ -5,11 +5,12 @@ __all__ = [
     "FeatureDetector",
     "NotFittedError",
     "Wrapper",
+    "blocks_of",
     "expand_blocks",
     "mean_pool",
 ]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -156,6 +157,20 @@ class Wrapper(Detector):
         """Returns the call that builds it, with the other one first."""
         arguments = ", ".join(filter(None, (repr(self.detector), self.extra_repr())))
         return f"{type(self).__name__}({arguments})"
+
+
+def blocks_of(network: Network, blocks: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns module paths in execution order: of the blocks named, or of all if None.
+
+    Raises:
+        ValueError: if one is no block of the network, or none is named.
+    """
+    if blocks is None:
+        return network.blocks
+    chosen = {network.block(block) for block in blocks}
+    if not chosen:
+        raise ValueError("expected blocks, got none; name some, or leave None for all")
+    return tuple(block for block in network.blocks if block in chosen)
 
 
 def expand_blocks(detectors: Mapping[str, Detector], network: Network) -> dict[str, Detector]:

@@ -12,8 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from src.detectors.base import Detector
-from src.detectors.gram import blocks_of
+from src.detectors.base import Detector, blocks_of
 from src.metrics.statistics import Bank, Moments
 from src.network import ForwardPass, Network, Reader
 

@@ -1,6 +1,6 @@
 """Gram matrices: does an image correlate channels as training images of its class do?"""
 
-__all__ = ["Gram", "GramRows", "blocks_of"]
+__all__ = ["Gram", "GramRows"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.counter_random import random_bits
-from src.detectors.base import Detector
+from src.detectors.base import Detector, blocks_of
 from src.metrics.statistics import Bank, ClassExtrema
 from src.network import ForwardPass, Network, Reader
 
@@ -18,20 +18,6 @@ HELD_OUT_ROWS = 1000  # at most so many of them; a row holds powers x channels n
 CACHE_ELEMENTS = 2**18  # on a CPU, the copies that are made of so many values stay in the cache
 SMALLEST = 1e-6  # of an extremum that a deviation is relative to, as in the official code
 SMALLEST_MEAN = 1e-7  # added to a block's mean deviation, likewise
-
-
-def blocks_of(network: Network, blocks: Sequence[str] | None) -> tuple[str, ...]:
-    """Returns module paths in execution order: of the blocks named, or of all if None.
-
-    Raises:
-        ValueError: if one is no block of the network, or none is named.
-    """
-    if blocks is None:
-        return network.blocks
-    chosen = {network.block(block) for block in blocks}
-    if not chosen:
-        raise ValueError("expected blocks, got none; name some, or leave None for all")
-    return tuple(block for block in network.blocks if block in chosen)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.detectors.base import Detector
-from src.detectors.gram import blocks_of
+from src.detectors.base import Detector, blocks_of
 from src.metrics.statistics import ClassSums
 from src.network import ForwardPass, Network, Reader
 

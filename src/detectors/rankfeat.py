@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.detectors.base import Detector
-from src.detectors.gram import blocks_of
+from src.detectors.base import Detector, blocks_of
 from src.network import ForwardPass, Network
 
 

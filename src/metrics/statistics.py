@@ -57,6 +57,12 @@ class _Statistic(Metric):
     higher_is_better = None
     full_state_update = False
 
+    def add_sums(self, *names: str) -> None:
+        """Adds states in float64 that are summed over processes."""
+        for name in names:
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+
 
 class Mean(_Statistic):
     """Mean of (N, D) rows, from float64 sums."""
@@ -66,9 +72,7 @@ class Mean(_Statistic):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("count", "total"):
-            zero = torch.zeros((), dtype=torch.float64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
+        self.add_sums("count", "total")
 
     def update(self, row: Tensor) -> None:
         """Adds (B, D) rows."""
@@ -90,9 +94,7 @@ class ClassSums(_Statistic):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("count", "total"):
-            zero = torch.zeros((), dtype=torch.float64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
+        self.add_sums("count", "total")
 
     def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
         """Adds (B, D) rows with (B,) labels.
@@ -120,9 +122,7 @@ class Moments(_Statistic):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("count", "total", "square"):
-            zero = torch.zeros((), dtype=torch.float64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
+        self.add_sums("count", "total", "square")
 
     def update(self, row: Tensor) -> None:
         """Adds (B, D) rows."""
@@ -147,9 +147,7 @@ class ClassMoments(_Statistic):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("count", "total", "square"):
-            zero = torch.zeros((), dtype=torch.float64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
+        self.add_sums("count", "total", "square")
 
     def update(self, row: Tensor, label: Tensor, num_classes: int) -> None:
         """Adds (B, D) rows with (B,) labels.
