@@ -214,7 +214,7 @@ def test_a_score_does_not_depend_on_the_other_images_of_the_batch(
         row = torch.arange(32).div(size, rounding_mode="floor")
         parts = [detector.score(seen.rows(row == part)) for part in row.unique()]
         rough = "KNN" in repr(detector) or isinstance(detector, CombOOD)  # cosines in float32
-        noise = {"rtol": 1e-4, "atol": 1e-3} if rough else {"rtol": 1e-5, "atol": 1e-6}
+        noise = {"rtol": 1e-4, "atol": 1e-3} if rough else {"rtol": 1e-6, "atol": 0}
         torch.testing.assert_close(torch.cat(parts), whole, **noise)
 
 
@@ -226,7 +226,10 @@ def test_in_distribution_images_score_higher(
     if isinstance(detector, SEES_FOREIGN):
         ood_image = 50 * ood_image - 25
     score = [detector.score(network.observe(image)) for image in (id_image, ood_image)]
-    assert (score[0][:, None] > score[1]).double().mean() > 0.9  # AUROC
+    if isinstance(detector, OpenMax):  # the largest of the ID images themselves are in its tail
+        assert (score[0][:, None] > score[1]).double().mean() > 0.9
+    else:
+        assert score[0].min() > score[1].max()
 
 
 @every_detector
