@@ -4,16 +4,17 @@ python -m bench.detectors [--images 10000 --repeats 1]    # as many ID images, 4
 """
 
 import argparse
+import json
 import resource
 import subprocess
 import sys
 from statistics import median
+from time import perf_counter
 
 import torch
 
-from bench.common import alternate, image_data, images_of, new_network, new_trainer, ratio
+from bench.common import image_data, images_of, new_network, new_trainer, ratio
 from src.benchmark import Benchmark
-from src.data import ImageData
 from src.detectors import (
     ASH,
     DICE,
@@ -49,58 +50,60 @@ def twenty() -> dict[str, Detector]:
 
 
 def main() -> None:
-    """Times both, counts forward passes, and measures each one's memory in its own process."""
+    """Runs both in turn, each in a process of its own: time, forward passes, peak memory."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=250)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory-of", choices=["plain", "benchmark"])
+    parser.add_argument("--only", choices=["plain", "benchmark"], help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.only:
+        print(json.dumps(measure(options.only, options.images, options.batch)))
+        return
+    command = [sys.executable, "-m", "bench.detectors", *sys.argv[1:], "--only"]
+    runs = [
+        json.loads(subprocess.run([*command, which], check=True, stdout=subprocess.PIPE).stdout)
+        for _ in range(options.repeats)
+        for which in ("plain", "benchmark")
+    ]
+    plain, ours = runs[::2], runs[1::2]
+    ratio(
+        "20 detectors / plain forward", *([r["seconds"] for r in runs] for runs in (ours, plain))
+    )
+    peak, own = (median(r["GiB"] for r in runs) for runs in (ours, plain))
+    print(f"forward passes: {ours[0]['passes']}; sum of ceil(n / B): {plain[0]['passes']}")
+    print(f"peak memory: {peak:.2f} GiB, {peak - own:.2f} above a plain forward loop")
 
+
+def measure(which: str, images: int, batch: int) -> dict[str, float]:
+    """Returns seconds, forward passes (counted from outside) and peak GiB of this process."""
     network = new_network(channels_last=False).eval()
     network.norm_ratio = dict.fromkeys(network.blocks, 1.0)
-    ood = [options.images // 2] * 5
-    data = image_data(options.images * 9 // 2, options.images, ood, options.batch)
+    data = image_data(images * 9 // 2, images, [images // 2] * 5, batch)
     benchmark = Benchmark(network, twenty(), data.sources)
     data.fit_on = benchmark.fit_on
     data.setup("test")
-    images = torch.cat([images_of(loader).image for loader in data.test_dataloader()])
+    sets = [images_of(loader).image for loader in data.test_dataloader()]
+    trainer = new_trainer("32-true")
 
     @torch.no_grad()
-    def plain_forward() -> None:
-        for batch in images.split(options.batch):
-            network(batch.float() / 255)
+    def plain() -> None:
+        for image in sets:
+            for part in image.split(batch):
+                network(part.float() / 255)
 
-    def run() -> None:
-        new_trainer("32-true").test(benchmark, datamodule=data, verbose=False)
-
-    if options.memory_of:
-        plain_forward() if options.memory_of == "plain" else run()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return
-    plain, ours = alternate(options.repeats, plain_forward, run)
-    ratio("20 detectors / plain forward", ours, plain)
-    print(f"median seconds: {median(ours):.1f} and {median(plain):.1f}, {len(images)} images")
-    count(benchmark, data, options.batch)
-    peak = [memory_of(which, options.images) for which in ("benchmark", "plain")]
-    print(f"peak memory: {peak[0]:.2f} GiB, {peak[0] - peak[1]:.2f} above a plain forward loop")
-
-
-def count(benchmark: Benchmark, data: ImageData, batch: int) -> None:
-    """Counts the network's forward passes from outside."""
-    sizes: list[int] = []
-    handle = benchmark.network.net.register_forward_hook(lambda _, x, __: sizes.append(len(x[0])))
-    new_trainer("32-true").test(benchmark, datamodule=data, verbose=False)
-    handle.remove()
-    expected = [-(-len(images_of(loader)) // batch) for loader in data.test_dataloader()]
-    print(f"forward passes: {len(sizes)}; ceil(n / B) of each source: {expected}, {sum(expected)}")
-
-
-def memory_of(which: str, images: int) -> float:
-    """Returns the peak of a fresh process, in GiB."""
-    command = ["-m", "bench.detectors", f"--images={images}", f"--memory-of={which}"]
-    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) / 2**20
+    with torch.no_grad():
+        network(torch.rand(batch, *network.image_shape))  # not counted
+    passes: list[int] = []
+    network.net.register_forward_hook(lambda *_: passes.append(1))
+    start = perf_counter()
+    if which == "plain":
+        plain()
+    else:
+        trainer.test(benchmark, datamodule=data, verbose=False)
+    seconds = perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": seconds, "passes": len(passes), "GiB": peak}
 
 
 if __name__ == "__main__":

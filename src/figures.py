@@ -35,6 +35,7 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 PSEUDO_OOD = "pseudo-OOD"
+SHOWN = 8  # detectors in one figure: more lines cannot be told apart
 PER_BLOCK = "featurenorm@"  # columns of FeatureNorm at each block
 Array = NDArray[np.float64]
 Color = str | tuple[float, ...]
@@ -178,7 +179,7 @@ def roc(scores: Scores, results: Results, detectors: Sequence[str]) -> Figure:
     sources = scores.sources[1:]
     columns = min(3, len(sources))
     rows = -(-len(sources) // columns)
-    side = max(2.5, 0.25 * len(detectors))  # the legend takes the lower right half of a panel
+    side = max(2.5, 0.4 * len(detectors))  # the legend takes the lower right half of a panel
     figure = Figure(figsize=(side * columns, side * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     looks = list(zip(detectors, cycle(product(("-", "--", ":"), COLORS)), strict=False))
@@ -197,6 +198,13 @@ def roc(scores: Scores, results: Results, detectors: Sequence[str]) -> Figure:
     figure.supxlabel("OOD accepted (%)", fontsize="medium")
     figure.supylabel("ID accepted (%)", fontsize="medium")
     return figure
+
+
+def best_of(results: Results, detectors: Sequence[str]) -> list[str]:
+    """Returns the first detector and the others of largest average AUROC, in the order given."""
+    ranked = sorted(detectors[1:], key=lambda name: -results[name]["average"]["auroc"])
+    shown = {detectors[0], *ranked[: SHOWN - 1]}
+    return [name for name in detectors if name in shown]
 
 
 def label_ends(axes: Axes, names: Sequence[str], ends: Array, colors: Sequence[Color]) -> None:
@@ -239,8 +247,16 @@ def save_figures(
     if len(blocks) > 1:
         figures["norm_by_depth"] = norm_by_depth(scores, blocks, selected_block, history)
     if detectors:
-        figures["score_histograms"] = score_histograms(scores, results, detectors)
-        figures["roc"] = roc(scores, results, detectors)
+        shown = best_of(results, detectors)
+        figures["score_histograms"] = score_histograms(scores, results, shown)
+        figures["roc"] = roc(scores, results, shown)
+        if len(shown) < len(detectors):
+            for name in ("score_histograms", "roc"):
+                figures[name].suptitle(
+                    f"{shown[0]}, and the best {len(shown) - 1} of {len(detectors) - 1} others by "
+                    "average AUROC (all: ood.csv)",
+                    fontsize="large",
+                )
     (run_dir / "figures").mkdir(parents=True, exist_ok=True)
     paths = [run_dir / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):

@@ -2,7 +2,8 @@
 
 __all__ = ["ForwardPass", "Network", "Reader"]
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,16 @@ class Network(nn.Module):
             return lambda _, output: feature_norm(place.feature_map(output))
 
         return tap(self.net, {block: look_at(place) for block, place in self.places.items()})
+
+    @contextmanager
+    def changed(self, block: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within it, the network goes on from what `change` makes of the block's output."""
+        module = self.net.get_submodule(block)
+        hook = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @property
     def selected(self) -> str | None:

@@ -47,6 +47,7 @@ from src.detectors import (
     Perturbed,
     RankFeat,
     ReAct,
+    RescaledMap,
     Residual,
     SelectedNorm,
     TempScale,
@@ -86,6 +87,7 @@ DETECTORS: list[Callable[[], Detector]] = [
     lambda: AdaSCALE(variant="l"),
     lambda: NormProduct(Energy()),
     lambda: NormProduct(MSP(), at="1", standardize=True),
+    lambda: RescaledMap(Energy()),
     lambda: Mahalanobis(),
     lambda: Mahalanobis(at="selected"),
     lambda: RMDS(),
@@ -314,7 +316,9 @@ def passes(detector: Detector) -> tuple[int, int]:
     """How often it runs the network itself, in `update` and in `score`."""
     if isinstance(detector, FSSD) and detector.step:
         return 1 + len(BLOCKS), 1 + len(BLOCKS)
-    return {Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2)}.get(type(detector), (0, 0))
+    return {Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2), RescaledMap: (0, 1)}.get(
+        type(detector), (0, 0)
+    )
 
 
 @every_detector

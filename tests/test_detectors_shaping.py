@@ -23,6 +23,7 @@ from src.detectors import (
     MaxLogit,
     Perturbed,
     ReAct,
+    RescaledMap,
     SelectedNorm,
 )
 from src.network import ForwardPass, Network
@@ -200,6 +201,21 @@ def test_the_selected_norm_takes_the_place_of_the_features_length(
         )
     score = SelectedNorm(detector).score(seen)
     assert score.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_network_goes_on_from_a_rescaled_map(network: Network, seen: ForwardPass) -> None:
+    for at, depth in (("1", 2), ("3", 4), ("selected", 2)):
+        expected = []
+        for image in seen.image:
+            feature_map = network.net[:depth]((image[None] - network.mean) / network.std)[0]
+            length = math.sqrt(math.fsum(channel.mean().item() ** 2 for channel in feature_map))
+            logits = network.net[depth:](feature_map[None] / length)[0]
+            expected.append(energy_by_hand(logits.tolist()))
+        score = RescaledMap(Energy(), at=at).score(seen)
+        assert score.tolist() == pytest.approx(expected, rel=1e-5)
+    assert Energy().score(network.observe(seen.image)).equal(Energy().score(seen))
+    with pytest.raises(ValueError, match="expected a detector without fit, got ReAct"):
+        RescaledMap(ReAct())
 
 
 def test_nan_is_the_mean_of_the_positive_activations(network: Network) -> None:

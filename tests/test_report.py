@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from rich.console import Console
 
-from src.figures import read_history
+from src.figures import best_of, read_history
 from src.loggers import wandb_logger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
@@ -249,3 +249,10 @@ def test_an_epoch_repeated_by_a_resumed_run_counts_once(tmp_path: Path) -> None:
     assert history.ratio.shape == (3, 3)
     assert history.ratio[2, 1] == pytest.approx(1.42)
     assert history.selected.tolist() == [1, 1, 1]
+
+
+def test_figures_show_the_first_detector_and_the_best_others() -> None:
+    auroc = [0.5, 0.9, 0.6, 0.8, 0.7, 0.95, 0.65, 0.85, 0.55, 0.75]
+    results = {f"d{row}": {"average": {"auroc": value}} for row, value in enumerate(auroc)}
+    assert best_of(results, list(results)) == [f"d{row}" for row in (0, 1, 3, 4, 5, 6, 7, 9)]
+    assert best_of(results, ["d8", "d2"]) == ["d8", "d2"]

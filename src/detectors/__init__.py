@@ -36,6 +36,7 @@ __all__ = [
     "Perturbed",
     "RankFeat",
     "ReAct",
+    "RescaledMap",
     "Residual",
     "SelectedNorm",
     "TempScale",
@@ -58,5 +59,5 @@ from src.detectors.perturbation import AdaSCALE, Perturbed
 from src.detectors.prototypes import FDBD, NCI, SHE, CADRef
 from src.detectors.rankfeat import RankFeat
 from src.detectors.rectification import DICE, VRA, ReAct
-from src.detectors.shaping import ASH, SCALE, SelectedNorm
+from src.detectors.shaping import ASH, SCALE, RescaledMap, SelectedNorm
 from src.detectors.subspaces import Residual, ViM

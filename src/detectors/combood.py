@@ -35,6 +35,7 @@ class CombOOD(Detector):
 
     Args:
         k: which neighbour.
+        bank_size: number of ID images to keep, chosen by hashed index; None keeps all.
 
     Raises:
         ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
@@ -44,19 +45,19 @@ class CombOOD(Detector):
         Data for Image Classification", SDM 2024, https://arxiv.org/abs/2602.07042, as in
         https://github.com/rmagesh148/combood. Experimental: its ImageNet rows look exchanged.
     Fitted on:
-        All ID training images; no labels.
+        All ID training images, or the bank's share of them; no labels.
     Differs:
         The authors read the inputs of all activations; here the outputs of blocks, whose smallest
         value is constant behind a ReLU, and then says nothing. A transformed extreme is at most
         1,000 deviations away.
     """
 
-    def __init__(self, k: int = 50) -> None:
+    def __init__(self, k: int = 50, *, bank_size: int | None = None) -> None:
         super().__init__()
         if k < 1:
             raise ValueError(f"expected k of at least 1, got {k}")
-        self.k = k
-        self.features, self.extremes = Bank(), Bank()
+        self.k, self.bank_size = k, bank_size
+        self.features, self.extremes = Bank(bank_size), Bank(bank_size)
         self.learns("bank", "power", "mean", "deviation", "precision")
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
@@ -104,8 +105,8 @@ class CombOOD(Detector):
         return torch.cat([*parts, logits], dim=1).double()
 
     def extra_repr(self) -> str:
-        """Names the neighbour."""
-        return f"k={self.k}"
+        """Names neighbour and bank."""
+        return f"k={self.k}, bank_size={self.bank_size}"
 
 
 def yeo_johnson(value: Tensor, power: Tensor) -> Tensor:

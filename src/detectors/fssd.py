@@ -79,7 +79,8 @@ class FSSD(Detector):
     Differs:
         The authors combine blocks by logistic regression, and choose the step, on test images of
         the very OOD set under test. They standardise the gradient over the whole batch, here over
-        each image. Experimental: "zscore", and "last" as a score of its own.
+        each image. Experimental: "zscore", and "last" as a score of its own. The singularity is
+        found once: weights that change later need a new detector.
     """
 
     singularity: Tensor

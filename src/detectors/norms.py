@@ -121,7 +121,7 @@ class NormProduct(Wrapper):
         ValueError: if the other detector is fitted too, which it would have to be before.
 
     Source:
-        Experimental: two simple alternatives to `SelectedNorm`, to compare it with.
+        Experimental: two alternatives to `SelectedNorm`; `RescaledMap` is a third.
     Fitted on:
         All ID training images if standardised, else none; no labels.
     """

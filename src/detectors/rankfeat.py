@@ -3,10 +3,9 @@
 __all__ = ["RankFeat", "without_first_direction"]
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.detectors.base import Detector, blocks_of
 from src.network import ForwardPass, Network
@@ -72,15 +71,12 @@ class RankFeat(Detector):
         """Returns the (B, K) logits of a network whose block lost the first direction."""
         positions_last = network.places[block].layout == "channels_first"
 
-        def replace(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        def change(output: Tensor) -> Tensor:
             matrix = output.flatten(2) if positions_last else output.flatten(1, -2)
             return without_first_direction(matrix).reshape(output.shape)
 
-        handle = network.net.get_submodule(block).register_forward_hook(replace)
-        try:
+        with network.changed(block, change):
             logits: Tensor = network(image)
-        finally:
-            handle.remove()
         return logits
 
     def extra_repr(self) -> str:

@@ -1,6 +1,6 @@
 """Detectors that shape the penultimate feature and score the logits which follow from it."""
 
-__all__ = ["ASH", "SCALE", "SelectedNorm", "Shaping", "check_percent", "head_of"]
+__all__ = ["ASH", "SCALE", "RescaledMap", "SelectedNorm", "Shaping", "check_percent", "head_of"]
 
 from dataclasses import replace
 from typing import Literal
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.detectors.base import Detector, Wrapper
+from src.detectors.base import Detector, Wrapper, mean_pool
 from src.detectors.logits import Energy
 from src.network import ForwardPass, Network
+
+SMALLEST_LENGTH = 1e-12  # a map that is zero stays zero
 
 
 class Shaping(Wrapper):
@@ -175,6 +177,51 @@ class SelectedNorm(Shaping):
         """Returns (B, D) features of the block's norm as length; zero stays zero."""
         norm = seen.norm[seen.network.block(self.at)].double()
         return norm[:, None] * F.normalize(seen.feature.double(), dim=1)
+
+    def extra_repr(self) -> str:
+        """Says where."""
+        return f"at={self.at!r}"
+
+
+class RescaledMap(Wrapper):
+    r"""Scores the logits that follow from a block's map \(F / \|\mathrm{GAP}(F)\|_2\).
+
+    Args:
+        detector: scores logits, without a fit: MSP, Energy.
+        at: a block's module path, "selected", or "each_block".
+
+    Raises:
+        ValueError: if the other detector is fitted.
+
+    Source:
+        Experimental: an alternative to `SelectedNorm`, which two unused functions of the authors'
+        `utils/metric.py` hint at, https://github.com/gist-ailab/block-selection-for-OOD-detection;
+        there the map that enters the last stage is divided.
+    """
+
+    at: str
+
+    def __init__(self, detector: Detector, *, at: str = "selected") -> None:
+        super().__init__(detector)
+        if detector.is_fitted_on_data:
+            raise ValueError(
+                f"expected a detector without fit, got {type(detector).__name__}; MSP and Energy "
+                "are such"
+            )
+        self.at = at
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) scores of the other detector, after one more forward pass."""
+        network, block = seen.network, seen.network.block(self.at)
+
+        def change(output: Tensor) -> Tensor:
+            pooled = mean_pool(network.places[block].feature_map(output)).float()
+            length = torch.linalg.vector_norm(pooled, dim=1).clamp_min(SMALLEST_LENGTH)
+            rescaled: Tensor = output / length.view(-1, *[1] * (output.ndim - 1))
+            return rescaled.to(output.dtype)
+
+        with network.changed(block, change):
+            return self.detector.score(network.observe(seen.image, keep_maps=False))
 
     def extra_repr(self) -> str:
         """Says where."""
