@@ -71,7 +71,7 @@ def evaluate(cfg: DictConfig) -> None:
     if selection is not None:
         trainer.validate(classifier, datamodule=data, verbose=False)
     trainer.test(benchmark, datamodule=data, verbose=False)
-    report(cfg, trainer, benchmark, {"benchmark": perf_counter() - start})
+    report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

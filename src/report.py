@@ -42,6 +42,7 @@ def write_report(
     norm_ratio: Mapping[str, float],
     forward_passes: int,
     seconds: Mapping[str, float],
+    data: Mapping[str, Any] | None = None,
     loggers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Writes `scores.npz`, `ood.csv`, `figures/` and, last, `metrics.json`; then logs them.
@@ -55,6 +56,7 @@ def write_report(
         norm_ratio: NormRatio of each block, by depth; may be empty.
         forward_passes: forward passes of the benchmark.
         seconds: wall time of each stage.
+        data: `facts` of the images: protocol, groups, what became of each set.
         loggers: receive the scalars; a `WandbLogger` also gets tables, charts and images.
 
     Returns:
@@ -65,7 +67,8 @@ def write_report(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     save_scores(run_dir / "scores.npz", scores)
-    results = ood_results(scores)
+    data = data or {}
+    results = ood_results(scores, data.get("groups", {}))
     save_results(run_dir / "ood.csv", results)
     figures = save_figures(
         run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
@@ -77,6 +80,7 @@ def write_report(
         "norm_ratio": dict(norm_ratio),
         "id_accuracy": None if math.isnan(scores.id_accuracy) else scores.id_accuracy,
         "counts": scores.counts,
+        "data": dict(data),
         "detectors": results,
         "forward_passes": forward_passes,
         "seconds": dict(seconds),
@@ -96,8 +100,12 @@ def save_scores(path: Path, scores: Scores) -> None:
     np.savez(path, **{key: getattr(scores, key).numpy() for key in columns}, **names)
 
 
-def ood_results(scores: Scores) -> Results:
-    """Returns the OOD metrics of each detector on each OOD set, and their unweighted mean.
+def ood_results(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -> Results:
+    """Returns the OOD metrics of each detector on each OOD set, and their unweighted means.
+
+    Args:
+        scores: the score table.
+        groups: name -> OOD sets to average; "average" is that of all.
 
     Raises:
         ValueError: if a score is NaN or infinite.
@@ -112,8 +120,11 @@ def ood_results(scores: Scores) -> Results:
                     f"{source!r}; scores.npz was kept: look there, then mend or drop the detector"
                 )
         each = {source: ood_metrics(of["id"], of[source]) for source in scores.sources[1:]}
-        mean = {key: fmean(row[key] for row in each.values()) for key in METRICS}
-        results[detector] = each | {"average": mean}
+        means = {
+            group: {key: fmean(each[source][key] for source in members) for key in METRICS}
+            for group, members in {**(groups or {}), "average": tuple(each)}.items()
+        }
+        results[detector] = each | means
     return results
 
 
@@ -141,11 +152,12 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
         box=SIMPLE_HEAD, pad_edge=False, caption="AUROC over FPR95 (ID positive / OOD positive), %"
     )
     table.add_column("detector", overflow="fold")
-    sources = list(metrics["counts"])[1:]
-    for source in (*sources, "average"):
-        table.add_column(source, justify="right", overflow="fold")
+    groups = metrics.get("data", {}).get("groups", {})
+    columns = [*list(metrics["counts"])[1:], *groups, "average"]
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
     for name, row in results.items():
-        table.add_row(name, *(cell(row[source]) for source in (*sources, "average")))
+        table.add_row(name, *(cell(row[column]) for column in columns))
     return table
 
 

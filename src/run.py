@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.benchmark import Benchmark
+from src.data import ImageData
 from src.report import block_table, result_table, write_report
 
 
@@ -97,7 +98,11 @@ def quiet_lightning() -> None:
 
 
 def report(
-    cfg: DictConfig, trainer: L.Trainer, benchmark: Benchmark, seconds: Mapping[str, float]
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    benchmark: Benchmark,
+    data: ImageData,
+    seconds: Mapping[str, float],
 ) -> None:
     """Writes the results of a finished benchmark and shows them, on one process."""
     if not trainer.is_global_zero:
@@ -113,6 +118,7 @@ def report(
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
+        data=data.facts(),
         loggers=trainer.loggers,
     )
     show(result_table(metrics), block_table(metrics), f"results in {cfg.run_dir}")

@@ -45,7 +45,7 @@ def train(cfg: DictConfig) -> None:
     trained = perf_counter()
     trainer.test(benchmark, datamodule=data, verbose=False)
     seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
-    report(cfg, trainer, benchmark, seconds)
+    report(cfg, trainer, benchmark, data, seconds)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

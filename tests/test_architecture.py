@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "src.network": ("src.blocks", "src.metrics", "src.weights"),
     "src.detectors": ("src.detectors", "src.network", "src.metrics", "src.counter_random"),
     "src.data": ("src.data", "src.counter_random"),
+    "src.data.registry": (),
+    "src.data.download": ("src.data.registry",),
     "src.data.pseudo_ood": ("src.counter_random",),
 }
 FRAMEWORK_FREE = (
@@ -34,7 +36,7 @@ FRAMEWORK_FREE = (
     "src.network",
     "src.detectors",
 )
-ENTRY_POINTS = ("src.train", "src.evaluate", "src.run")
+ENTRY_POINTS = ("src.train", "src.evaluate", "src.run", "src.data.__main__")
 
 MODULES = sorted(
     {module.name for module in pkgutil.walk_packages(src.__path__, "src.")} - {"src.__main__"}

@@ -56,7 +56,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folders = [f"cifar10/{part}/{k}" for part in ("train", "test") for k in range(10)]
     folders += [f"imagenet/{part}/{k:03}" for part in ("train", "val") for k in range(1000)]
     folders += [f"ood32/{name}" for name in OmegaConf.load(CONF / "data/cifar10_folder.yaml").ood]
-    folders += OmegaConf.load(CONF / "data/imagenet.yaml").ood
+    folders += OmegaConf.load(CONF / "data/paper_imagenet.yaml").ood
     for folder in (root / name for name in folders):
         folder.mkdir(parents=True)
         for number in range(2):

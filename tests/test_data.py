@@ -490,7 +490,7 @@ def test_sources_that_do_not_fit_together_are_refused() -> None:
         ImageData(digits, other, {})
     with pytest.raises(ValueError, match="same classes"):
         ImageData(Noise(9), Noise(9), {})
-    with pytest.raises(ValueError, match="not named"):
+    with pytest.raises(ValueError, match="different names, none of"):
         ImageData(digits, digits, {"id": Noise(9)})
 
 

@@ -1,8 +1,10 @@
 """Image sets, their sources, sampling and augmentation."""
 
 from src.data.datamodule import ImageData
-from src.data.datasets import Batch, ImageFolder, ImageSet, Source, StoredImages, Torchvision
+from src.data.datasets import Batch, ImageSet, Source, StoredImages
 from src.data.digits import Digits, Noise, Photographs
+from src.data.files import ImageFolder, ImageList
+from src.data.libraries import HuggingFace, Torchvision
 from src.data.sampling import BatchSampler
 from src.data.transforms import CropFlip
 
@@ -11,8 +13,10 @@ __all__ = [
     "BatchSampler",
     "CropFlip",
     "Digits",
+    "HuggingFace",
     "ImageData",
     "ImageFolder",
+    "ImageList",
     "ImageSet",
     "Noise",
     "Photographs",

@@ -3,14 +3,20 @@
 __all__ = ["ImageData"]
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from src.data.cache import load_cached
+from src.data.codec import match_codec_of
 from src.data.datasets import Batch, ImageSet, Source, StoredImages
 from src.data.sampling import BatchSampler
 from src.data.transforms import CropFlip
+
+RESERVED = {"id", "train", "validation", "average"}
 
 
 class ImageData(L.LightningDataModule):
@@ -29,10 +35,16 @@ class ImageData(L.LightningDataModule):
         seed: of the training order.
         split_seed: of the held-out part; one part for all seeds of training, unless set.
         workers: processes that decode the sets which are not held in memory.
+        cache_dir: where decoded sets are kept for the next start; None decodes each time.
+        protocol: name of the published benchmark that this is; "" for none.
+        groups: name -> OOD sets that are averaged, such as near and far.
+        match_codec: whether OOD images are compressed as the ID test images are, since a norm
+            can tell JPEG from none; `codec_change` says what that did to them.
 
     Raises:
-        ValueError: if the training set has no classes, the test set has others, or an OOD set
-            takes a reserved name: `id`, `train` or `validation`.
+        ValueError: if the training set has no classes, the test set has others, an OOD set or
+            group takes a reserved name, a group names no OOD set, or the ID images have no
+            common codec to match.
     """
 
     def __init__(
@@ -48,6 +60,10 @@ class ImageData(L.LightningDataModule):
         seed: int = 0,
         split_seed: int = 0,
         workers: int = 0,
+        cache_dir: str | Path | None = None,
+        protocol: str = "",
+        groups: Mapping[str, Sequence[str]] | None = None,
+        match_codec: bool = False,
     ) -> None:
         super().__init__()
         if not train.classes or train.classes != test.classes:
@@ -56,16 +72,29 @@ class ImageData(L.LightningDataModule):
                 f"{len(train.classes)} {train.classes[:10]} and {len(test.classes)} "
                 f"{test.classes[:10]}; check their sources"
             )
-        if reserved := {"id", "train", "validation"} & set(ood):
+        self.groups = {name: tuple(members) for name, members in (groups or {}).items()}
+        if reserved := RESERVED & {*ood, *self.groups} or set(ood) & set(self.groups):
             raise ValueError(
-                "expected OOD sets not named 'id', 'train' or 'validation', got "
-                f"{sorted(reserved)}; rename them"
+                f"expected OOD sets and groups of different names, none of {sorted(RESERVED)}, "
+                f"got {sorted(reserved)}; rename them"
+            )
+        grouped = {member for members in self.groups.values() for member in members}
+        if unknown := grouped - set(ood) or [
+            name for name, each in self.groups.items() if not each
+        ]:
+            raise ValueError(
+                f"expected groups of the OOD sets {', '.join(ood)}, got {sorted(unknown)}; leave "
+                "a set out of data.groups where it is left out of data.ood"
             )
         self.named = {"train": train, "id": test, **ood}
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_size, self.augmentation = validation_size, augmentation
         self.seed, self.split_seed, self.workers = seed, split_seed, workers
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.protocol = protocol
+        self.codec_change = match_codec_of(test, ood) if match_codec else {}
         self.loaded: dict[str, ImageSet | StoredImages] = {}
+        self.sets: dict[str, dict[str, Any]] = {}  # what became of each set, for the report
         self.fit_on: Sequence[str] = ()  # parts of the ID training images that testing begins with
 
     @property
@@ -92,19 +121,35 @@ class ImageData(L.LightningDataModule):
             )
 
     def prepare_data(self) -> None:
-        """Downloads what is missing, on one process."""
+        """Downloads what is missing, and decodes what will be cached, on one process."""
         for source in self.named.values():
             source.prepare()
+            if self.cache_dir and self.trainer and self.trainer.world_size > 1:
+                load_cached(source, self.cache_dir)
 
     def setup(self, stage: str) -> None:
         """Decodes what the stage needs and was not decoded before.
 
         Raises:
-            ValueError: if `validation_size` leaves no training or no validation image.
+            ValueError: if `validation_size` leaves no training or no validation image, or if an
+                OOD set has the images of the ID test set.
         """
         tested = ("train", *self.sources) if self.fit_on else self.sources
         for name in tested if stage == "test" else ("train",):
             self._images(name)
+        for name in self.sources[1:]:
+            if name in self.sets and self.sets[name]["sha256"] == self.sets["id"]["sha256"]:
+                raise ValueError(
+                    f"expected OOD images, got in {name!r} the very images of the ID test set; "
+                    f"correct data.ood.{name}"
+                )
+
+    def facts(self) -> dict[str, Any]:
+        """Returns protocol, groups and what became of each set, for the report."""
+        groups = {name: list(members) for name, members in self.groups.items()}
+        return {"protocol": self.protocol, "groups": groups, "sets": self.sets} | (
+            {"codec_change": self.codec_change} if self.codec_change else {}
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training part, shuffled; the only loader that is augmented."""
@@ -138,7 +183,13 @@ class ImageData(L.LightningDataModule):
     def _images(self, name: str) -> ImageSet | StoredImages:
         """Returns a decoded set on the trainer's device; decoded once."""
         if name not in self.loaded:
-            self.loaded[name] = self.named[name].load()
+            images = self.loaded[name] = load_cached(self.named[name], self.cache_dir)
+            self.sets[name] = {
+                "images": len(images),
+                "skipped": getattr(images, "skipped", 0),
+                "view": str(getattr(self.named[name], "view", "as it comes")),
+                "sha256": images.sha256,
+            }
             if name == "train":
                 self.loaded[name] = self._held_out_first(self.loaded[name])
         device = self.trainer.strategy.root_device if self.trainer else "cpu"

@@ -1,0 +1,168 @@
+"""From an image file to the pixels that a network sees."""
+
+__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb"]
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin
+from torch import Tensor
+from torch.utils.data import get_worker_info
+from tqdm import tqdm
+
+OnCorrupt = Literal["refuse", "skip"]
+SHOW_FROM = 2000  # images; fewer are decoded before a bar could be read
+
+
+def rgb(picture: Image.Image) -> Image.Image:
+    """Returns the picture as 8-bit RGB.
+
+    Grey and palette images are expanded, CMYK is converted, 16-bit grey is divided by 257,
+    transparency is dropped, and the orientation of EXIF is ignored: but for 16 bits, which come
+    out white there, all as in torchvision, from which published protocols read.
+
+    Raises:
+        ValueError: for pixels that are floats, or integers beyond 16 bits.
+    """
+    if picture.mode.startswith(("I", "F")):
+        value = np.asarray(picture)
+        if value.dtype.kind == "f" or value.min() < 0 or value.max() > 65535:
+            raise ValueError(f"expected pixels of 8 or 16 bits, got mode {picture.mode}")
+        picture = Image.fromarray((value / 257).round().astype(np.uint8))
+    return picture.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Codec:
+    """JPEG compression as another image has it.
+
+    Attributes:
+        tables: quantisation tables.
+        subsampling: of the colours, as Pillow counts: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
+    """
+
+    tables: tuple[tuple[int, ...], ...]
+    subsampling: int
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> "Codec | None":
+        """Returns the codec of an opened file; None if it is no JPEG."""
+        if not isinstance(picture, JpegImagePlugin.JpegImageFile):
+            return None
+        tables = tuple(tuple(table) for _, table in sorted(picture.quantization.items()))
+        return cls(tables, JpegImagePlugin.get_sampling(picture))
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        """Returns the picture compressed and decompressed."""
+        file = BytesIO()
+        tables = [list(table) for table in self.tables]
+        picture.save(file, "JPEG", qtables=tables, subsampling=self.subsampling)
+        return Image.open(file)
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures become network inputs.
+
+    Attributes:
+        size: of the result, size x size pixels; other pictures are resized (bilinear).
+        short_side: to resize to, keeping the aspect ratio, before the centre is cropped; None
+            squashes the whole picture.
+        codec: compresses each picture before it is resized, or after if `codec_last`.
+        codec_last: see `codec`.
+    """
+
+    size: int
+    short_side: int | None = None
+    codec: Codec | None = None
+    codec_last: bool = True
+
+    def __str__(self) -> str:
+        """Returns what is done, in words."""
+        side = self.size
+        how = f"squash to {side}"
+        if self.short_side is not None:
+            how = f"resize the short side to {self.short_side}, crop the central {side}"
+        codec = f"compress as the ID images {'after' if self.codec_last else 'before'} that"
+        return f"{how}, bilinear" + (f"; {codec}" if self.codec else "")
+
+    def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
+        """Returns (3, size, size) uint8 of an opened file."""
+        picture = rgb(picture)
+        if self.codec and not self.codec_last:
+            picture = self.codec(picture)
+        picture = resized(picture, self.size, self.short_side)
+        if self.codec and self.codec_last:
+            picture = self.codec(picture)
+        return np.asarray(picture).transpose(2, 0, 1)
+
+
+def resized(picture: Image.Image, size: int, short_side: int | None) -> Image.Image:
+    """Returns the picture at size x size: squashed, or the centre of one of that short side.
+
+    The latter is pixel for pixel `Resize(short_side)` and `CenterCrop(size)` of torchvision.
+    """
+    shape = (size, size)
+    if short_side is not None:
+        width, height = (int(short_side * side / min(picture.size)) for side in picture.size)
+        shape = (width, height)
+    if picture.size != shape:
+        picture = picture.resize(shape, Image.Resampling.BILINEAR)
+    if short_side is None:
+        return picture
+    left, top = (round((side - size) / 2) for side in shape)
+    return picture.crop((left, top, left + size, top + size))
+
+
+def decode(
+    read: Callable[[int], Image.Image],
+    names: Sequence[str],
+    view: View,
+    on_corrupt: OnCorrupt = "refuse",
+) -> tuple[Tensor, Tensor]:
+    """Returns (N, 3, size, size) uint8 and (N,) whether it could be decoded.
+
+    One thread per core: Pillow frees the interpreter. A bar shows on a terminal.
+
+    Args:
+        read: opens the image of a row.
+        names: what an image is called in an error message, one per row.
+        view: how it is made ready.
+        on_corrupt: whether an image that cannot be decoded is an error, or black and marked.
+
+    Raises:
+        ValueError: if an image cannot be decoded and is not skipped.
+    """
+    image = np.zeros((len(names), 3, view.size, view.size), dtype=np.uint8)
+    kept = np.ones(len(names), dtype=bool)
+    threads = 1 if get_worker_info() else os.cpu_count() or 1  # a worker is one of many already
+    quiet = len(names) < SHOW_FROM or not sys.stderr.isatty()
+
+    def decode_share(first: int) -> None:
+        for row in range(first, len(names), threads):
+            try:
+                image[row] = view(read(row))
+            except Exception as error:  # decoders raise many kinds; all mean a broken file
+                if on_corrupt == "refuse":
+                    raise ValueError(
+                        f"expected an image, got {names[row]}, which cannot be decoded ({error}); "
+                        "replace or delete it, or set on_corrupt=skip"
+                    ) from error
+                kept[row] = False
+            if not quiet and not row % 100:
+                bar.update(min(100, len(names) - bar.n))
+
+    with (
+        tqdm(total=len(names), desc="decoding", unit=" images", disable=quiet) as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        list(pool.map(decode_share, range(threads)))
+    return torch.from_numpy(image), torch.from_numpy(kept)

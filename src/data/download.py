@@ -1,0 +1,232 @@
+"""Fetches a registered image set: it is there whole and verified, or not there."""
+
+__all__ = ["extract", "fetch", "prepare"]
+
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import sleep
+from urllib.parse import urlparse
+
+import requests
+from filelock import FileLock
+from tqdm import tqdm
+
+from src.data.registry import Known, RemoteFile
+
+TRIES = 3  # at each address, before the next
+TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
+PIECE = 2**20  # bytes read at once
+GROWTH, SPARE = 100, 2**30  # an archive may unpack to 100 times its size and 1 GiB
+
+
+def prepare(known: Known, data_dir: Path) -> Path:
+    """Returns the folder of a set; fetched, verified and unpacked if it is not there.
+
+    Everything happens in `.<name>.partial` beside it, which takes the set's name at the end. What
+    a killed process has left there is gone on with.
+
+    Raises:
+        FileNotFoundError: if the set has to be fetched by hand.
+        ConnectionError: if no address gives the right file.
+        OSError: if the folder cannot be written, or is full.
+        ValueError: if an archive is broken or unsafe.
+    """
+    folder = data_dir / known.name
+    if folder.exists():
+        return folder
+    if not known.files:
+        raise FileNotFoundError(
+            f"expected {known.title} in {folder}, which has to be fetched by hand: {known.manual}"
+        )
+    partial = data_dir / f".{known.name}.partial"
+    with writing(partial):
+        partial.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{partial}.lock"):
+            if folder.exists():  # another process was faster
+                return folder
+            for file in known.files:
+                done = partial / f".{file.name.replace('/', '_')}.unpacked"
+                if not done.exists():
+                    path = fetch(file, partial)
+                    if file.extract:
+                        extract(path, path.parent)
+                        done.touch()
+                if done.exists():
+                    (partial / file.name).unlink(missing_ok=True)
+            for mark in partial.glob(".*.unpacked"):
+                mark.unlink()
+            partial.rename(folder)
+    Path(f"{partial}.lock").unlink(missing_ok=True)
+    return folder
+
+
+def fetch(file: RemoteFile, folder: Path) -> Path:
+    """Returns the path of a file in a folder, fetched and verified if it is not there.
+
+    A half file, `<name>.part`, is resumed where the server can do that. Each address is tried
+    three times; one that gives wrong bytes is left for the next.
+
+    Raises:
+        ConnectionError: if no address gives the right file.
+        OSError: if the folder cannot be written, or is full.
+        ValueError: if an address is not https.
+    """
+    path = folder / file.name
+    if path.exists() and not wrong(path, file):
+        return path
+    for url in file.urls:
+        check_safe(url)
+    part = path.with_name(path.name + ".part")
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        check_room(file, part)
+        failures = []
+        for url in file.urls:
+            for attempt in range(TRIES):
+                try:
+                    receive(url, part, file)
+                except (requests.RequestException, ConnectionError) as error:
+                    failures.append(f"{url}: {error}")
+                    status = getattr(getattr(error, "response", None), "status_code", None)
+                    if status is not None and 400 <= status < 500:
+                        break  # it will not be there a second later
+                    sleep(min(attempt, 2))
+                    continue
+                if problem := wrong(part, file):
+                    part.unlink()
+                    failures.append(f"{url}: {problem}")
+                    break
+                part.replace(path)
+                return path
+    raise ConnectionError(
+        f"expected {file.name} from one of its addresses, got:\n  " + "\n  ".join(failures) + "\n"
+        f"try later, or fetch it by other means to {path}; what has come so far is resumed"
+    )
+
+
+def receive(url: str, part: Path, file: RemoteFile) -> None:
+    """Appends what is missing to a half file.
+
+    Raises:
+        requests.RequestException: if the server refuses or the connection is lost.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
+        for step in (*answer.history, answer):
+            check_safe(step.url)
+        if answer.status_code == 416:  # nothing is missing, or too much is there
+            if file.bytes != have:
+                part.unlink()
+                raise requests.ConnectionError("the half file is longer than the file")
+            return
+        answer.raise_for_status()
+        if answer.status_code != 206:
+            have = 0  # the server sends all of it
+        expected = have + int(answer.headers.get("Content-Length", 0))
+        with (
+            part.open("ab" if have else "wb") as out,
+            tqdm(
+                desc=file.name, initial=have, total=expected or None, unit="B", unit_scale=True,
+                disable=not sys.stderr.isatty(), leave=False,
+            ) as bar,
+        ):  # fmt: skip
+            for piece in answer.iter_content(PIECE):
+                out.write(piece)
+                bar.update(len(piece))
+        if expected > have and part.stat().st_size < expected:
+            raise requests.ConnectionError(f"cut off after {part.stat().st_size} bytes")
+
+
+def wrong(path: Path, file: RemoteFile) -> str:
+    """Returns what is wrong with a whole file; "" if nothing is."""
+    size = path.stat().st_size
+    if file.bytes not in (None, size):
+        return f"expected {file.bytes} bytes, got {size}"
+    for name, expected in (("md5", file.md5), ("sha256", file.sha256)):
+        if expected is not None:
+            with path.open("rb") as content:
+                found = hashlib.file_digest(content, name).hexdigest()
+            if found != expected:
+                return f"expected {name} {expected}, got {found}"
+    return ""
+
+
+def check_safe(url: str) -> None:
+    """Refuses an address that anyone on the way can change the answer of."""
+    address = urlparse(url)
+    if address.scheme != "https" and address.hostname not in ("127.0.0.1", "localhost"):
+        raise ValueError(f"expected an https address, got {url}; use a mirror that has one")
+
+
+def check_room(file: RemoteFile, part: Path) -> None:
+    """Refuses to begin what the disk cannot hold."""
+    have = part.stat().st_size if part.exists() else 0
+    free = shutil.disk_usage(part.parent).free
+    if file.bytes is not None and file.bytes - have > free:
+        raise OSError(f"{file.name} needs {(file.bytes - have) / 1e9:.1f} GB of {free / 1e9:.1f}")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says what to do when a folder cannot be written."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        if isinstance(error, requests.RequestException) or str(error).startswith("expected "):
+            raise
+        raise OSError(
+            f"expected to write {path}, got: {error}; make room, or set data_dir to a folder that "
+            "can be written; what has come so far is resumed"
+        ) from error
+
+
+def extract(archive: Path, folder: Path) -> None:
+    """Unpacks a ZIP or tar archive into a folder.
+
+    Raises:
+        ValueError: if it is broken or of another kind, a member would land outside of the folder
+            or is neither file, folder nor a link within it, or if it unpacks to more than 100
+            times its size and 1 GiB.
+    """
+    limit = GROWTH * archive.stat().st_size + SPARE
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as entries:
+                check_size(archive, sum(entry.file_size for entry in entries.infolist()), limit)
+                for name in entries.namelist():
+                    if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name:
+                        raise ValueError(f"expected names within {archive}, got {name!r}")
+                entries.extractall(folder)
+            return
+        with tarfile.open(archive) as members:
+            total = 0
+            for member in members:
+                total += member.size
+                check_size(archive, total, limit)
+                tarfile.data_filter(member, os.fspath(folder))
+            members.extractall(folder, filter="data")
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"expected a whole archive, got {archive}, which cannot be unpacked ({error}); delete "
+            "it and fetch it again"
+        ) from error
+
+
+def check_size(archive: Path, size: int, limit: int) -> None:
+    """Refuses an archive that would fill the disk."""
+    if size > limit:
+        raise ValueError(
+            f"expected at most {limit / 1e9:.1f} GB in {archive}, got more; it is not what it "
+            "should be: delete it"
+        )
