@@ -3,13 +3,12 @@
 __all__ = ["extract", "fetch", "prepare"]
 
 import hashlib
-import os
 import shutil
 import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
@@ -199,23 +198,15 @@ def extract(archive: Path, folder: Path) -> None:
             or is neither file, folder nor a link within it, or if it unpacks to more than 100
             times its size and 1 GiB.
     """
-    limit = GROWTH * archive.stat().st_size + SPARE
     try:
-        if zipfile.is_zipfile(archive):
+        if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as entries:
-                check_size(archive, sum(entry.file_size for entry in entries.infolist()), limit)
-                for name in entries.namelist():
-                    if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name:
-                        raise ValueError(f"expected names within {archive}, got {name!r}")
+                check_members(archive, ((e.filename, e.file_size) for e in entries.infolist()))
                 entries.extractall(folder)
             return
         with tarfile.open(archive) as members:
-            total = 0
-            for member in members:
-                total += member.size
-                check_size(archive, total, limit)
-                tarfile.data_filter(member, os.fspath(folder))
-            members.extractall(folder, filter="data")
+            check_members(archive, ((member.name, member.size) for member in members))
+            members.extractall(folder, filter="data")  # refuses links to the outside, and devices
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ValueError(
             f"expected a whole archive, got {archive}, which cannot be unpacked ({error}); delete "
@@ -223,10 +214,16 @@ def extract(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def check_size(archive: Path, size: int, limit: int) -> None:
-    """Refuses an archive that would fill the disk."""
-    if size > limit:
-        raise ValueError(
-            f"expected at most {limit / 1e9:.1f} GB in {archive}, got more; it is not what it "
-            "should be: delete it"
-        )
+def check_members(archive: Path, members: Iterable[tuple[str, int]]) -> None:
+    """Refuses names that lead out of the folder, and sizes that would fill the disk."""
+    limit = GROWTH * archive.stat().st_size + SPARE
+    total = 0
+    for name, size in members:
+        if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name:
+            raise ValueError(f"expected names within {archive}, got {name!r}; delete it")
+        total += size
+        if total > limit:
+            raise ValueError(
+                f"expected at most {limit / 1e9:.1f} GB in {archive}, got more; it is not what it "
+                "should be: delete it"
+            )

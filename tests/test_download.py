@@ -1,0 +1,290 @@
+"""Downloads against a real server on this machine that breaks off, refuses and lies."""
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from zipfile import ZipFile
+
+import pytest
+
+from src.data.download import extract, fetch, prepare
+from src.data.registry import Known, RemoteFile
+
+CONTENT = os.urandom(3 * 2**20)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves bytes by path; `cut` breaks off after so many, once; `ranges` is what it can do."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {"/whole": CONTENT}
+        self.cut: int | None = None
+        self.ranges, self.pause = True, 0.0
+        self.served: list[tuple[str, int]] = []  # path, bytes
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def answers(self, count: int) -> list[tuple[str, int]]:
+        """What was served, once so many answers have ended."""
+        for _ in range(500):
+            if len(self.served) >= count:
+                break
+            time.sleep(0.02)
+        return self.served
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Any
+
+    def do_GET(self) -> None:
+        server, content = self.server, self.server.files.get(self.path)
+        if content is None:
+            self.send_error(404)
+            return
+        asked, start = self.headers.get("Range"), 0
+        if asked and server.ranges:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        stop = len(content)
+        if server.cut is not None:
+            stop, server.cut = start + server.cut, None
+        sent = 0
+        try:
+            for first in range(start, stop, 2**16):
+                piece = content[first : min(first + 2**16, stop)]
+                self.wfile.write(piece)
+                sent += len(piece)
+                time.sleep(server.pause)
+        except OSError:
+            pass
+        server.served.append((self.path, sent))
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def remote(server: Server, *paths: str, **facts: Any) -> RemoteFile:
+    return RemoteFile("set/file.bin", tuple(server.url + path for path in paths), **facts)
+
+
+def test_a_fetched_file_is_whole_and_not_fetched_again(server: Server, tmp_path: Path) -> None:
+    file = remote(server, "/whole", md5=MD5, bytes=len(CONTENT))
+    for _ in range(2):
+        assert fetch(file, tmp_path).read_bytes() == CONTENT
+    assert server.answers(1) == [("/whole", len(CONTENT))]
+    assert [path.name for path in (tmp_path / "set").iterdir()] == ["file.bin"]
+
+
+def test_a_connection_that_breaks_is_resumed(server: Server, tmp_path: Path) -> None:
+    server.cut = 2**20
+    assert fetch(remote(server, "/whole", md5=MD5), tmp_path).read_bytes() == CONTENT
+    assert [sent for _, sent in server.answers(2)] == [2**20, len(CONTENT) - 2**20]
+
+
+def test_a_server_without_ranges_begins_anew(server: Server, tmp_path: Path) -> None:
+    server.cut, server.ranges = 2**20, False
+    assert fetch(remote(server, "/whole", md5=MD5), tmp_path).read_bytes() == CONTENT
+    assert [sent for _, sent in server.answers(2)] == [2**20, len(CONTENT)]
+
+
+def test_a_killed_download_is_resumed_by_the_next(server: Server, tmp_path: Path) -> None:
+    server.pause = 0.05
+    code = (
+        "import sys; from pathlib import Path; from src.data.download import *;"
+        "from src.data.registry import *;"
+        "fetch(RemoteFile('set/file.bin', (sys.argv[1],), md5=sys.argv[2]), Path(sys.argv[3]))"
+    )
+    arguments = [sys.executable, "-c", code, server.url + "/whole", MD5, str(tmp_path)]
+    with subprocess.Popen(arguments) as process:
+        part = tmp_path / "set/file.bin.part"
+        while not part.exists() or part.stat().st_size < 2**20:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    have = part.stat().st_size
+    assert not part.with_name("file.bin").exists()
+    server.pause = 0
+    server.answers(1)  # the server notices that nobody listens
+    assert fetch(remote(server, "/whole", md5=MD5), tmp_path).read_bytes() == CONTENT
+    assert server.answers(2)[-1] == ("/whole", len(CONTENT) - have)
+
+
+def test_wrong_bytes_are_left_for_the_next_address(server: Server, tmp_path: Path) -> None:
+    server.files["/wrong"] = b"an error page"
+    file = remote(server, "/missing", "/wrong", "/whole", md5=MD5)
+    assert fetch(file, tmp_path).read_bytes() == CONTENT
+
+
+def test_all_that_went_wrong_is_said(server: Server, tmp_path: Path) -> None:
+    server.files["/wrong"] = b"an error page"
+    with pytest.raises(ConnectionError) as error:
+        fetch(remote(server, "/missing", "/wrong", md5=MD5), tmp_path)
+    for part in ("/missing: 404", f"/wrong: expected md5 {MD5}, got", "by other means"):
+        assert part in str(error.value)
+    assert not list(tmp_path.rglob("file.bin*"))
+
+
+def test_a_damaged_file_is_fetched_again(server: Server, tmp_path: Path) -> None:
+    file = remote(server, "/whole", md5=MD5)
+    fetch(file, tmp_path).write_bytes(CONTENT[:-1] + b"x")
+    assert fetch(file, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_half_file_that_is_too_long_is_begun_anew(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "set/file.bin.part"
+    part.parent.mkdir()
+    part.write_bytes(CONTENT + b"more")
+    assert fetch(remote(server, "/whole", md5=MD5), tmp_path).read_bytes() == CONTENT
+
+
+def test_an_address_that_is_not_https_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected an https address, got http://example.com/a"):
+        fetch(RemoteFile("a", ("http://example.com/a",)), tmp_path)
+
+
+def test_no_room_is_said_before_anything_is_fetched(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"needs 1000000000.0 GB of .* make room, or set data_dir"):
+        fetch(remote(server, "/whole", bytes=10**18), tmp_path)
+    assert not server.served
+
+
+def test_a_disk_that_fills_up_loses_nothing(server: Server, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from src.data.download import *;"
+        "from src.data.registry import *; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20));"
+        "fetch(RemoteFile('set/file.bin', (sys.argv[1],)), Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, server.url + "/whole", str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"expected to write {tmp_path}/set/file.bin.part, got: " in done.stderr
+    assert (tmp_path / "set/file.bin.part").stat().st_size == 2**20
+
+
+def test_a_folder_that_cannot_be_written_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "set").write_text("a file where the folder should be")
+    with pytest.raises(OSError, match=r"expected to write .*/set/file.bin.part, got: .*data_dir"):
+        fetch(remote(server, "/whole"), tmp_path)
+
+
+def tar(names: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in names.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return content.getvalue()
+
+
+def known(server: Server, **files: bytes) -> Known:
+    server.files.update({f"/{name}": content for name, content in files.items()})
+    urls = {name: (f"{server.url}/{name}",) for name in files}
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    remotes = tuple(RemoteFile(name, urls[name], md5=md5[name], extract=True) for name in files)
+    return Known("pets", "Pets", "https://example.com", 2, "none", "none", "none", remotes)
+
+
+def test_a_set_is_there_when_all_of_it_is(server: Server, tmp_path: Path) -> None:
+    pets = known(server, one=tar({"cat/1.png": b"1"}), two=tar({"dog/2.png": b"2"}))
+    two = server.files.pop("/two")
+    with pytest.raises(ConnectionError):
+        prepare(pets, tmp_path)
+    assert not (tmp_path / "pets").exists()
+    server.files["/two"] = two
+    for _ in range(2):
+        assert prepare(pets, tmp_path) == tmp_path / "pets"
+    assert sorted(p.name for p in (tmp_path / "pets").rglob("*")) == [
+        "1.png", "2.png", "cat", "dog"
+    ]  # fmt: skip
+    assert [path for path, _ in server.answers(2)] == ["/one", "/two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+
+
+def test_a_set_that_is_fetched_by_hand_says_how(tmp_path: Path) -> None:
+    pets = Known("pets", "Pets", "", 2, "", "", "", manual="ask the authors")
+    with pytest.raises(FileNotFoundError, match=r"Pets in .* by hand: ask the authors"):
+        prepare(pets, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_nothing_lands_outside_of_the_folder(kind: str, name: str, tmp_path: Path) -> None:
+    archive = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with ZipFile(archive, "w") as entries:
+            entries.writestr(name, "x")
+    else:
+        archive.write_bytes(tar({name: b"x"}))
+    folder = tmp_path / "inside/deep"
+    folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"expected names within"):
+        extract(archive, folder)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [archive.name, "deep", "inside"]
+
+
+def test_a_link_to_the_outside_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../etc"
+        archive.addfile(link)
+    with pytest.raises(ValueError, match=r"expected a whole archive"):
+        extract(tmp_path / "a.tar", tmp_path / "inside")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_that_would_fill_the_disk_is_refused(kind: str, tmp_path: Path) -> None:
+    archive = tmp_path / f"a.{kind}"
+    if kind == "tar":
+        with tarfile.open(archive, "w") as members:
+            entry = tarfile.TarInfo("big")
+            entry.size = 2**40
+            assert members.fileobj
+            members.fileobj.write(entry.tobuf())  # a header without its terabyte
+    else:
+        with ZipFile(archive, "w") as entries:
+            entries.writestr("big", b"x")
+            entries.getinfo("big").file_size = 2**40
+    with pytest.raises(ValueError, match=r"expected at most .* GB in .*, got more"):
+        extract(archive, tmp_path / "inside")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_half_an_archive_is_no_archive(kind: str, tmp_path: Path) -> None:
+    archive = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with ZipFile(archive, "w") as entries:
+            entries.writestr("a", os.urandom(10_000))
+    else:
+        archive.write_bytes(tar({"a": os.urandom(10_000)}))
+    archive.write_bytes(archive.read_bytes()[:5_000])
+    with pytest.raises(ValueError, match=r"expected a whole archive, got .* fetch it again"):
+        extract(archive, tmp_path / "inside")
