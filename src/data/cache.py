@@ -3,6 +3,7 @@
 __all__ = ["load_cached"]
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -62,4 +63,5 @@ def _save(images: ImageSet, path: Path) -> None:
             "null for none"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

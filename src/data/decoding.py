@@ -149,7 +149,8 @@ def decode(
     def decode_share(first: int) -> None:
         for row in range(first, len(names), threads):
             try:
-                image[row] = view(read(row))
+                with read(row) as picture:
+                    image[row] = view(picture)
             except Exception as error:  # decoders raise many kinds; all mean a broken file
                 if on_corrupt == "refuse":
                     raise ValueError(

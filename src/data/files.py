@@ -79,6 +79,7 @@ class ImageFiles:
         self.path, self.archive, self.prefix = path, archive, prefix
         self.classes = tuple(classes)
         self.view, self.in_memory, self.on_corrupt = View(size, short_side), in_memory, on_corrupt
+        self.asked = (bool(classes), sample, seed)
         row = chosen(len(names), count, sample, seed, str(path))
         self.names, self.label = [names[number] for number in row], label[row]
         self.opened: dict[int, ZipFile] = {}  # by process: forks must not share a file's position
@@ -153,7 +154,7 @@ class ImageFiles:
             with ZipFile(self.archive) as entries:
                 infos = (entries.getinfo(self.prefix + name) for name in self.names)
                 files = [(info.file_size, info.CRC, 0) for info in infos]
-        how = (str(self.path.absolute()), self.view, self.on_corrupt, len(self.names))
+        how = (str(self.path.absolute()), self.view, self.on_corrupt, self.asked)
         state = (PIL.__version__, self.classes, files)
         label = self.label.numpy().tobytes()
         return digest(repr(how)), digest(repr(state), "\n".join(self.names), label)
