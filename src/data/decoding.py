@@ -1,6 +1,6 @@
 """From an image file to the pixels that a network sees."""
 
-__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb"]
+__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb", "threads_for"]
 
 import os
 import sys
@@ -19,6 +19,7 @@ from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 OnCorrupt = Literal["refuse", "skip"]
+SMALL = 96 * 96  # pixels; of smaller images, threads cost more than they gain (measured)
 SHOW_FROM = 2000  # images; fewer are decoded before a bar could be read
 
 
@@ -130,7 +131,7 @@ def decode(
 ) -> tuple[Tensor, Tensor]:
     """Returns (N, 3, size, size) uint8 and (N,) whether it could be decoded.
 
-    One thread per core: Pillow frees the interpreter. A bar shows on a terminal.
+    A bar shows on a terminal.
 
     Args:
         read: opens the image of a row.
@@ -143,7 +144,7 @@ def decode(
     """
     image = np.zeros((len(names), 3, view.size, view.size), dtype=np.uint8)
     kept = np.ones(len(names), dtype=bool)
-    threads = 1 if get_worker_info() else os.cpu_count() or 1  # a worker is one of many already
+    threads = threads_for(read, len(names))
     quiet = len(names) < SHOW_FROM or not sys.stderr.isatty()
 
     def decode_share(first: int) -> None:
@@ -167,3 +168,17 @@ def decode(
     ):
         list(pool.map(decode_share, range(threads)))
     return torch.from_numpy(image), torch.from_numpy(kept)
+
+
+def threads_for(read: Callable[[int], Image.Image], count: int) -> int:
+    """Returns how many threads decode images fastest, going by the first of them.
+
+    Pillow frees the interpreter only while it decodes, which for a small image is no time.
+    """
+    if get_worker_info() or count == 0:  # a worker is one of many already
+        return 1
+    try:
+        with read(0) as picture:
+            return 1 if picture.width * picture.height < SMALL else os.cpu_count() or 1
+    except Exception:  # it is reported when its turn comes
+        return os.cpu_count() or 1

@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -134,8 +135,8 @@ class ImageFiles:
         if self.archive is None:
             sizes = [(self.path / name).stat().st_size for name in self.names]
         else:
-            with ZipFile(self.archive) as entries:
-                sizes = [entries.getinfo(self.prefix + name).file_size for name in self.names]
+            entries = _entries(self.archive)
+            sizes = [entries[self.prefix + name][0] for name in self.names]
         return digest("\n".join(self.names), repr(sizes))
 
     @property
@@ -151,9 +152,8 @@ class ImageFiles:
             stats = ((self.path / name).stat() for name in self.names)
             files = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
         else:
-            with ZipFile(self.archive) as entries:
-                infos = (entries.getinfo(self.prefix + name) for name in self.names)
-                files = [(info.file_size, info.CRC, 0) for info in infos]
+            entries = _entries(self.archive)
+            files = [(*entries[self.prefix + name], 0) for name in self.names]
         how = (str(self.path.absolute()), self.view, self.on_corrupt, self.asked)
         state = (PIL.__version__, self.classes, files)
         label = self.label.numpy().tobytes()
@@ -367,8 +367,7 @@ def _find(path: Path) -> tuple[Path | None, str, list[str]]:
     for archive in filter(Path.is_file, archives):
         inside = path.relative_to(archive.with_suffix("")).as_posix()
         prefix = "" if inside == "." else inside + "/"
-        with ZipFile(archive) as entries:
-            names = [n.removeprefix(prefix) for n in entries.namelist() if n.startswith(prefix)]
+        names = [n.removeprefix(prefix) for n in _entries(archive) if n.startswith(prefix)]
         if names:
             return archive, prefix, sorted(names)
     raise FileNotFoundError(
@@ -376,3 +375,17 @@ def _find(path: Path) -> tuple[Path | None, str, list[str]]:
         f"{' or '.join(map(str, archives[:2]))}; set data_dir=<folder of the image sets>, "
         f"laid out as {LAYOUT}"
     )
+
+
+def _entries(archive: Path) -> dict[str, tuple[int, int]]:
+    """Returns size and checksum of each entry of an archive."""
+    state = archive.stat()
+    return _entries_of(
+        archive, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+    )
+
+
+@lru_cache(8)  # parts of a set share an archive, whose directory takes a second to read
+def _entries_of(archive: Path, state: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    with ZipFile(archive) as entries:
+        return {info.filename: (info.file_size, info.CRC) for info in entries.infolist()}

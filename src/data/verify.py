@@ -2,7 +2,6 @@
 
 __all__ = ["Contents", "contents", "findings"]
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from src.data.decoding import rgb
+from src.data.decoding import rgb, threads_for
 from src.data.files import digest
 
 
@@ -38,7 +37,7 @@ class Contents:
 
 
 def contents(source: Pictures, title: str) -> Contents:
-    """Decodes every image of a source, in one thread per core, with a bar on a terminal."""
+    """Decodes every image of a source, with a bar on a terminal."""
     names, read = source.pictures()
     corrupt: dict[str, str] = {}
 
@@ -51,7 +50,7 @@ def contents(source: Pictures, title: str) -> Contents:
             corrupt[names[row]] = str(error)
             return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads_for(read, len(names))) as pool:
         found = pool.map(look, range(len(names)))
         pixels = list(tqdm(found, title, len(names), unit=" images", disable=None, leave=False))
     return Contents(names, pixels, dict(sorted(corrupt.items())))
