@@ -157,7 +157,7 @@ def decode(
                     raise ValueError(
                         f"expected an image, got {names[row]}, which cannot be decoded ({error}); "
                         "replace or delete it, or set on_corrupt=skip"
-                    ) from error
+                    ) from None
                 kept[row] = False
             if not quiet and not row % 100:
                 bar.update(min(100, len(names) - bar.n))
