@@ -11,7 +11,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from src.data import Digits, ImageData, ImageFolder, ImageList, ImageSet, Noise, Torchvision
+from src.data import (
+    Digits,
+    HuggingFace,
+    ImageData,
+    ImageFolder,
+    ImageList,
+    ImageSet,
+    Noise,
+    Torchvision,
+)
 from src.data.cache import load_cached
 from src.data.decoding import Codec, View, rgb
 from src.data.verify import contents, findings
@@ -397,3 +406,27 @@ def test_groups_are_of_ood_sets() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             ImageData(digits, digits, ood, groups=groups)
+
+
+# --- Hugging Face
+
+
+def test_hugging_face_sets_are_read_like_folders(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    source = HuggingFace(
+        "imagefolder", "train", 8, data_dir=str(folder), cache_dir=str(tmp_path / "hub")
+    )
+    expected = decoded(folder)
+    for _ in range(2):
+        images = load_cached(source, tmp_path / "cache")
+        assert isinstance(images, ImageSet)
+        assert images.classes == expected.classes
+        assert images.label.equal(expected.label)
+        assert images.image.equal(expected.image)
+    sample = HuggingFace(
+        "imagefolder", "train", 8, label=None, sample=2, data_dir=str(folder),
+        cache_dir=str(tmp_path / "hub"),
+    ).load()  # fmt: skip
+    assert (sample.classes, sample.label.tolist()) == ((), [-1, -1])
+    with pytest.raises(ValueError, match="a column 'kind' in imagefolder, got image, label"):
+        HuggingFace("imagefolder", "train", 8, label="kind", data_dir=str(folder))
