@@ -1,6 +1,8 @@
 """Lists, kinds of images, corrupt files, the cache, codecs: what becomes of a user's images."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from zipfile import ZipFile
@@ -298,6 +300,21 @@ def test_a_cache_that_cannot_be_written_says_so(folder: Path, tmp_path: Path) ->
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(OSError, match=r"expected to write 0 MiB .* set data.cache_dir to another"):
         load_cached(ImageFolder(folder, 8), tmp_path / "cache")
+
+
+def test_a_disk_that_fills_up_leaves_no_half_cache(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path;"
+        "from src.data import ImageFolder; from src.data.cache import load_cached;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14));"
+        "load_cached(ImageFolder(sys.argv[1], 99), Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, str(folder), str(tmp_path / "cache")]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert "expected to write 0 MiB of decoded images into" in done.stderr
+    assert "make room" in done.stderr
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_torchvision_sets_are_cached_too(tmp_path: Path) -> None:

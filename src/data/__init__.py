@@ -3,8 +3,9 @@
 from src.data.datamodule import ImageData
 from src.data.datasets import Batch, ImageSet, Source, StoredImages
 from src.data.digits import Digits, Noise, Photographs
-from src.data.files import ImageFolder, ImageList
+from src.data.folders import ImageFolder
 from src.data.libraries import HuggingFace, Torchvision
+from src.data.lists import ImageList
 from src.data.sampling import BatchSampler
 from src.data.transforms import CropFlip
 
