@@ -59,6 +59,14 @@ class Classifier(L.LightningModule):
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         self.accuracy = MulticlassAccuracy(network.num_classes, average="micro")
 
+    def on_fit_start(self) -> None:
+        """Notes the seed of the run."""
+        self._seed = torch.initial_seed()
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds dropout and the like by epoch and process, so that a resumed epoch is the same."""
+        torch.manual_seed(self._seed + (self.current_epoch << 32) + (self.global_rank << 24))
+
     def forward(self, image: Tensor) -> Tensor:
         """Returns logits (B, K) of images (B, C, H, W) in [0, 1]."""
         logits: Tensor = self.network(image)

@@ -1,20 +1,42 @@
 """Weights & Biases that never blocks: online where it can be, else offline and synced later."""
 
-__all__ = ["wandb_logger"]
+__all__ = ["CSVLogger", "wandb_logger"]
 
+import csv
 import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 if TYPE_CHECKING:
     from wandb.sdk.wandb_run import Run
 
 log = logging.getLogger(__name__)
+
+
+class CSVLogger(LightningCSVLogger):
+    """Lightning's logger, which goes on with a file that is there instead of deleting it."""
+
+    @property
+    def experiment(self) -> ExperimentWriter:
+        """Opens the file the first time; on the processes beside the first it is a dummy."""
+        first = self._experiment is None
+        file = Path(self.log_dir) / "metrics.csv"
+        kept = file.with_name("metrics.csv.kept")
+        if first and rank_zero_only.rank == 0 and file.exists():  # type: ignore[attr-defined]
+            file.replace(kept)  # Lightning deletes what it finds under its own name
+        writer: ExperimentWriter = super().experiment
+        if first and kept.exists():
+            kept.replace(file)
+            with file.open(newline="") as content:
+                writer.metrics_keys = next(csv.reader(content), [])
+        return writer
 
 
 def wandb_logger(

@@ -1,6 +1,14 @@
 """What training and evaluation share: the run directory, the trainer, the report."""
 
-__all__ = ["callbacks", "new_trainer", "open_run", "quiet_lightning", "report", "show"]
+__all__ = [
+    "callbacks",
+    "new_trainer",
+    "open_run",
+    "quiet_lightning",
+    "report",
+    "resumed",
+    "show",
+]
 
 import logging
 import os
@@ -34,13 +42,40 @@ def open_run(cfg: DictConfig) -> None:
         FileExistsError: if an earlier run is there.
     """
     path = Path(cfg.run_dir) / "config.yaml"
-    if path.exists():
+    if path.exists() and not cfg.get("resume"):
         raise FileExistsError(
             f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
-            "run; choose another hydra.run.dir"
+            f"run; choose another hydra.run.dir, or go on with it: resume={cfg.run_dir}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, path, resolve=True)
+
+
+def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
+    """Returns the configuration of the run to resume, and its last checkpoint if there is one.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        FileExistsError: if it is finished.
+    """
+    run_dir = Path(cfg.resume)
+    if not (run_dir / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"expected the directory of a run, got {run_dir} without a config.yaml; "
+            "set resume=logs/<name>/<time>"
+        )
+    if (run_dir / "metrics.json").exists():
+        raise FileExistsError(
+            f"expected a run that was cut off, got {run_dir}, which is finished; see its "
+            "metrics.json, or start a new run"
+        )
+    saved = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    with suppress(OSError):  # Hydra has opened a directory for this command
+        Path(cfg.run_dir).rmdir()
+    saved.run_dir, saved.resume = str(run_dir), str(run_dir)
+    last = run_dir / "checkpoints" / "last.ckpt"
+    return saved, last if last.exists() else None
 
 
 def callbacks(cfg: DictConfig) -> list[L.Callback]:

@@ -4,6 +4,7 @@ python -m src.train                                         quickstart: about a 
 python -m src.train experiment=resnet18_cifar10             the paper's first row
 python -m src.train -m experiment=resnet18_cifar10,vgg11_cifar10 seed=0,1,2
 torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
+python -m src.train resume=logs/resnet18_cifar10/...        goes on with a run that was cut off
 """
 
 __all__ = ["main", "train"]
@@ -23,8 +24,11 @@ def train(cfg: DictConfig) -> None:
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import callbacks, new_trainer, report
+    from src.run import callbacks, new_trainer, report, resumed
 
+    checkpoint = None
+    if cfg.resume is not None:
+        cfg, checkpoint = resumed(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     network = instantiate(cfg.net)
     data = instantiate(cfg.data)
@@ -41,7 +45,7 @@ def train(cfg: DictConfig) -> None:
 
     trainer = new_trainer(cfg, [selection, *callbacks(cfg)])
     start = perf_counter()
-    trainer.fit(classifier, datamodule=data)
+    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = perf_counter()
     trainer.test(benchmark, datamodule=data, verbose=False)
     seconds = {"train": trained - start, "benchmark": perf_counter() - trained}

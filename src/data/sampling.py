@@ -57,6 +57,8 @@ class BatchSampler(DistributedSampler[Tensor]):
         return self.batches
 
     def __iter__(self) -> Iterator[Tensor]:
+        # the epoch is read at the first batch: when a training is resumed, Lightning opens the
+        # iterator before it tells the epoch
         rows = self.batches * self.num_replicas * self.batch_size
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
@@ -66,4 +68,4 @@ class BatchSampler(DistributedSampler[Tensor]):
             order = torch.full((rows,), -1)
             order[: self.n] = torch.arange(self.n)
             order = order.view(self.batches, self.num_replicas, self.batch_size)
-        return iter(order[:, self.rank])
+        yield from order[:, self.rank]
