@@ -1,0 +1,110 @@
+"""A training that was killed goes on as if nothing had happened."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.data import BatchSampler
+from src.loggers import CSVLogger
+
+REPOSITORY = Path(__file__).parent.parent
+SHORT = ("trainer.max_epochs=4", "data.ood.noise.count=40", "data.ood.photographs.count=40")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def killed_after(epochs: int, run_dir: Path) -> None:
+    """Trains, and kills the process once NormRatio of so many epochs is written."""
+    command = [sys.executable, "-m", "src.train", *SHORT, f"hydra.run.dir={run_dir}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+    ) as process:
+        while len({row["epoch"] for row in rows(run_dir / "norm_ratio.csv")}) < epochs:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+
+
+def numbers(results: Any) -> list[float]:
+    """All numbers of nested mappings."""
+    if isinstance(results, dict):
+        return [number for each in results.values() for number in numbers(each)]
+    return [results]
+
+
+def test_a_killed_training_ends_as_one_that_was_left_alone(
+    process: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert process("src.train", *SHORT, f"hydra.run.dir={whole}").returncode == 0
+    killed_after(2, killed)
+    assert not (killed / "metrics.json").exists()
+    done = process("src.train", f"resume={killed}", f"hydra.run.dir={tmp_path / 'command'}")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "command").exists()
+
+    one, other = (
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, killed)
+    )
+    assert (one["epoch"], one["global_step"]) == (other["epoch"], other["global_step"])
+    for key, value in one["state_dict"].items():
+        same = torch.equal if torch.is_tensor(value) else dict.__eq__  # the selection is a dict
+        assert same(value, other["state_dict"][key]), key
+    ratio = [
+        {(row["epoch"], row["block"]): row["ratio"] for row in rows(run / "norm_ratio.csv")}
+        for run in (whole, killed)
+    ]
+    assert ratio[0] == ratio[1]
+    results = [
+        json.loads((run / "metrics.json").read_text())["detectors"] for run in (whole, killed)
+    ]
+    assert numbers(results[0]) == numbers(results[1])
+    epochs = {row["epoch"] for row in rows(killed / "metrics.csv") if row["val/accuracy"]}
+    assert epochs == {"0", "1", "2", "3"}
+
+
+def test_what_cannot_be_resumed_is_refused(command: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected the directory of a run, got .*nowhere"):
+        command("src.train", f"resume={tmp_path / 'nowhere'}", f"hydra.run.dir={tmp_path / 'a'}")
+    (tmp_path / "done").mkdir()
+    for name in ("config.yaml", "metrics.json"):
+        (tmp_path / "done" / name).write_text("{}")
+    with pytest.raises(FileExistsError, match=r"a run that was cut off, got .* which is finished"):
+        command("src.train", f"resume={tmp_path / 'done'}", f"hydra.run.dir={tmp_path / 'b'}")
+
+
+def test_a_csv_log_is_gone_on_with(tmp_path: Path) -> None:
+    for step, metrics in ((0, {"a": 1.0}), (1, {"a": 2.0, "b": 3.0})):
+        logger = CSVLogger(tmp_path, name="", version="")
+        logger.log_metrics(metrics, step)
+        logger.save()
+    found = [
+        {key: value for key, value in row.items() if value}
+        for row in rows(tmp_path / "metrics.csv")
+    ]
+    assert found == [{"a": "1.0", "step": "0"}, {"a": "2.0", "b": "3.0", "step": "1"}]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_a_sampler_told_of_its_epoch_after_it_was_opened_yields_that_epoch() -> None:
+    sampler, other = (BatchSampler(20, 4, shuffle=True) for _ in range(2))
+    opened = iter(sampler)
+    for each in (sampler, other):
+        each.set_epoch(3)
+    assert torch.stack(list(opened)).equal(torch.stack(list(other)))
