@@ -1,8 +1,10 @@
 """Training an image classifier: cross-entropy, accuracy, and a checkpoint that stands alone."""
 
-__all__ = ["Classifier"]
+__all__ = ["FORMAT", "Classifier"]
 
+import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from src.data.datasets import Batch
 from src.network import Network
 
+FORMAT = 1  # of the checkpoints; a change that older code cannot read raises it
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 
@@ -66,6 +69,7 @@ class Classifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Seeds dropout and the like by epoch and process, so that a resumed epoch is the same."""
         torch.manual_seed(self._seed + (self.current_epoch << 32) + (self.global_rank << 24))
+        self._broken: tuple[Tensor, Tensor] | None = None  # (B,) indices, () whether they are
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns logits (B, K) of images (B, C, H, W) in [0, 1]."""
@@ -76,10 +80,40 @@ class Classifier(L.LightningModule):
         """Returns the mean cross-entropy of a batch."""
         logits = self._trained[0](batch.image)
         loss = F.cross_entropy(logits, batch.label)
+        self._watch(loss.detach(), batch.index)
         self.train_accuracy.update(logits.detach(), batch.label)
         self.log("train/loss", loss, on_step=False, on_epoch=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
+
+    def _watch(self, loss: Tensor, index: Tensor) -> None:
+        """Keeps the first batch of a loss that is not finite, without waiting for the device."""
+        broken = ~loss.isfinite()
+        if self._broken is not None:
+            index = torch.where(self._broken[1], self._broken[0], index)
+            broken |= self._broken[1]
+        self._broken = index, broken
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Looks at the loss now and then, as it is logged.
+
+        Raises:
+            FloatingPointError: if it was not finite; `nan_loss.json` in the run directory names
+                the epoch and the images of the first such batch.
+        """
+        looks: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.is_last_batch or batch_idx % looks == looks - 1) and self._broken:
+            index, broken = self._broken
+            if broken:
+                path = Path(self.trainer.default_root_dir) / "nan_loss.json"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                facts = {"epoch": self.current_epoch, "index": index.tolist()}
+                path.write_text(json.dumps(facts) + "\n")
+                raise FloatingPointError(
+                    f"expected a finite loss, got NaN or infinity in epoch {self.current_epoch}; "
+                    f"{path} names the images; lower the learning rate, or use trainer.precision="
+                    "32-true"
+                )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Counts correct predictions; padding rows are left out."""
@@ -105,5 +139,6 @@ class Classifier(L.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": self.interval}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration."""
+        """Adds the configuration and the version of the format."""
         checkpoint["config"] = self.config
+        checkpoint["format"] = FORMAT

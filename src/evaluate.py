@@ -41,6 +41,9 @@ def evaluate(cfg: DictConfig) -> None:
     checkpoint = load_checkpoint(Path(cfg.checkpoint)) if cfg.checkpoint else None
     list_only = cfg.list_blocks
     if checkpoint is not None:
+        if not cfg.trust:
+            named = {key.split(".")[0] for key in asked}
+            check_targets({k: v for k, v in checkpoint["config"].items() if k not in named})
         cfg = complete(cfg, checkpoint["config"], asked)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     if list_only:
@@ -74,6 +77,19 @@ def evaluate(cfg: DictConfig) -> None:
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
 
 
+# what a checkpoint may name: constructors that do nothing but construct
+TRUSTED = (
+    "src.",
+    "torchvision.models.",
+    "timm.create_model",
+    "torch.nn.",
+    "torch.optim.",
+    "lightning.Trainer",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+)
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Returns the checkpoint of a training, read without running any code from it.
 
@@ -82,6 +98,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: if it is not a checkpoint of `src.train`.
     """
     import torch
+
+    from src.classifier import FORMAT
 
     if not path.is_file():
         raise FileNotFoundError(
@@ -98,7 +116,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "which is none or is cut short; load the weights of another project with "
             f"net=<network> net.weights={path}"
         )
+    if checkpoint.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"expected a checkpoint of format {FORMAT} or before, got {checkpoint['format']} in "
+            f"{path}; it was made by a later version: update this one"
+        )
     return checkpoint
+
+
+def check_targets(config: Any, path: str = "") -> None:
+    """Refuses a checkpoint's configuration that would call what no training of ours calls.
+
+    Raises:
+        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
+            layers or Lightning's trainer.
+    """
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if isinstance(config, dict):
+        target = config.get("_target_", TRUSTED[0])
+        if not str(target).startswith(TRUSTED):
+            raise ValueError(
+                f"expected a checkpoint that builds what this project trains, got {path}_target_: "
+                f"{target}; if you trust it, name the group on the command line, such as "
+                "net=<your config>, or set trust=true"
+            )
+        for key, value in config.items():
+            check_targets(value, f"{path}{key}.")
 
 
 def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> DictConfig:

@@ -1,5 +1,6 @@
 """What a user gets wrong: said early and clearly, before anything is trained or written."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,46 @@ def test_nan_scores_are_kept_to_look_at_but_never_become_a_result(
         columns = table["detectors"][np.isnan(table["score"]).any(axis=0)]
     assert set(columns) == {"msp", "maxlogit", "energy"}
     assert not {"metrics.json", "ood.csv"} & {path.name for path in run.iterdir()}
+
+
+def test_evaluate_calls_nothing_that_a_checkpoint_brings_along(
+    broken: Callable[..., Path], nothing_happens: Path, command: Callable[..., None]
+) -> None:
+    def poison(checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"]["net"]["net"] = {"_target_": "os.system", "command": "touch harmed"}
+
+    path = broken(poison)
+    with pytest.raises(ValueError, match=r"got net.net._target_: os.system; if you trust it"):
+        command("src.evaluate", f"checkpoint={path}", "hydra.run.dir=run")
+    assert not Path("harmed").exists()
+
+
+def test_evaluate_refuses_a_checkpoint_of_a_later_version(
+    broken: Callable[..., Path], nothing_happens: Path, command: Callable[..., None]
+) -> None:
+    path = broken(lambda checkpoint: checkpoint.update(format=99))
+    with pytest.raises(ValueError, match=r"format 1 or before, got 99 in .* update this one"):
+        command("src.evaluate", f"checkpoint={path}", "hydra.run.dir=run")
+
+
+def test_evaluate_reads_a_checkpoint_from_before_formats_had_numbers(
+    broken: Callable[..., Path], tmp_path: Path, command: Callable[..., None]
+) -> None:
+    path = broken(lambda checkpoint: checkpoint.pop("format"))
+    command("src.evaluate", f"checkpoint={path}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (tmp_path / "run/metrics.json").exists()
+
+
+def test_a_loss_that_is_nan_ends_the_training_and_names_the_images(
+    tmp_path: Path, command: Callable[..., None]
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(FloatingPointError, match=r"NaN or infinity in epoch 0; .*nan_loss.json"):
+        command(
+            "src.train", "optim.optimizer.lr=1e30", "optim.scheduler.max_lr=1e30",
+            f"hydra.run.dir={run}",
+        )  # fmt: skip
+    found = json.loads((run / "nan_loss.json").read_text())
+    assert found["epoch"] == 0
+    assert len(set(found["index"])) == 64
+    assert not (run / "metrics.json").exists()
