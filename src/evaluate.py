@@ -87,6 +87,8 @@ TRUSTED = (
     "lightning.Trainer",
     "lightning.pytorch.callbacks.",
     "lightning.pytorch.loggers.",
+    "lightning.pytorch.strategies.",
+    "datetime.timedelta",
 )
 
 

@@ -54,11 +54,16 @@ def open_run(cfg: DictConfig) -> None:
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
     """Returns the configuration of the run to resume, and its last checkpoint if there is one.
 
+    `resume=auto` means the run directory itself, so that a sweep can be started again where it
+    was: what is not begun there begins.
+
     Raises:
         FileNotFoundError: if there is no run.
         FileExistsError: if it is finished.
     """
-    run_dir = Path(cfg.resume)
+    if cfg.resume == "auto" and not (Path(cfg.run_dir) / "config.yaml").exists():
+        return cfg, None
+    run_dir = Path(cfg.run_dir if cfg.resume == "auto" else cfg.resume)
     if not (run_dir / "config.yaml").is_file():
         raise FileNotFoundError(
             f"expected the directory of a run, got {run_dir} without a config.yaml; "
@@ -71,8 +76,9 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
         )
     saved = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(saved, DictConfig)
-    with suppress(OSError):  # Hydra has opened a directory for this command
-        Path(cfg.run_dir).rmdir()
+    if cfg.resume != "auto":
+        with suppress(OSError):  # Hydra has opened a directory for this command
+            Path(cfg.run_dir).rmdir()
     saved.run_dir, saved.resume = str(run_dir), str(run_dir)
     last = run_dir / "checkpoints" / "last.ckpt"
     return saved, last if last.exists() else None

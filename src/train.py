@@ -5,11 +5,13 @@ python -m src.train experiment=resnet18_cifar10             the paper's first ro
 python -m src.train -m experiment=resnet18_cifar10,vgg11_cifar10 seed=0,1,2
 torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
 python -m src.train resume=logs/resnet18_cifar10/...        goes on with a run that was cut off
+python -m src.train -m seed=0,1,2 hydra.sweep.dir=DIR resume=auto      goes on with a sweep in DIR
 """
 
 __all__ = ["main", "train"]
 
 import sys
+from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
 
@@ -24,9 +26,12 @@ def train(cfg: DictConfig) -> None:
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import callbacks, new_trainer, report, resumed
+    from src.run import callbacks, new_trainer, report, resumed, show
 
     checkpoint = None
+    if cfg.resume == "auto" and (Path(cfg.run_dir) / "metrics.json").exists():
+        show(f"{cfg.run_dir} is finished")
+        return
     if cfg.resume is not None:
         cfg, checkpoint = resumed(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)

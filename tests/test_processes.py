@@ -2,7 +2,14 @@
 
 import csv
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +73,64 @@ def test_processes_that_lightning_starts_score_and_select_as_one_does(
     # the same summands, added in another order
     first, second = (metrics_of(run)["norm_ratio"] for run in (finished_run, tmp_path / "two"))
     assert second == pytest.approx(first, rel=1e-12)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_or_is_stuck_ends_the_run(how: signal.Signals, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [
+        "trainer=ddp_cpu",
+        "trainer.max_epochs=40",
+        "trainer.strategy.timeout.minutes=0.1",
+    ]
+    with (
+        (tmp_path / "said").open("w") as said,
+        subprocess.Popen(
+            [sys.executable, "-m", "src.train", *arguments, f"hydra.run.dir={run}"],
+            cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=said, stderr=said,
+        ) as first,
+    ):  # fmt: skip
+        while not (run / "norm_ratio.csv").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        second = next(
+            int(child)
+            for child in children
+            if b"src.train" in Path(f"/proc/{child}/cmdline").read_bytes()
+        )
+        os.kill(second, how)
+        first.wait(timeout=100)
+        with suppress(ProcessLookupError):
+            os.kill(second, signal.SIGKILL)
+    assert first.returncode != 0
+    expected = "RuntimeError" if how == signal.SIGKILL else "Timed out waiting 6000ms"
+    assert expected in (tmp_path / "said").read_text()
+
+
+@pytest.mark.skipif(
+    shutil.which("sinfo") is None
+    or subprocess.run(["sinfo"], capture_output=True).returncode != 0,
+    reason="no SLURM is running: .ci/slurm starts one on this machine",
+)
+def test_tasks_of_slurm_train_one_run_whose_scores_one_process_repeats(
+    tmp_path: Path, command: Callable[..., None]
+) -> None:
+    run = tmp_path / "run"
+    done = subprocess.run(
+        ["srun", "--ntasks-per-node=2", sys.executable, "-m", "src.train", "trainer=ddp_cpu",
+         "trainer.max_epochs=1", f"hydra.run.dir={run}"],
+        cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("results in") == 1
+    command(
+        *("src.evaluate", f"checkpoint={run / 'checkpoints/last.ckpt'}", "trainer=default"),
+        f"hydra.run.dir={tmp_path / 'one'}",
+    )
+    assert_same_scores(tmp_path / "one", run)
 
 
 def test_a_sweep_of_many_process_runs_is_refused_without_torchrun(

@@ -18,7 +18,7 @@ from src.data import BatchSampler
 from src.loggers import CSVLogger
 
 REPOSITORY = Path(__file__).parent.parent
-SHORT = ("trainer.max_epochs=4", "data.ood.noise.count=40", "data.ood.photographs.count=40")
+SHORT = ("trainer.max_epochs=3", "data.ood.noise.count=40", "data.ood.photographs.count=40")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -28,9 +28,9 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def killed_after(epochs: int, run_dir: Path) -> None:
+def killed_after(epochs: int, run_dir: Path, *more: str) -> None:
     """Trains, and kills the process once NormRatio of so many epochs is written."""
-    command = [sys.executable, "-m", "src.train", *SHORT, f"hydra.run.dir={run_dir}"]
+    command = [sys.executable, "-m", "src.train", *SHORT, *more, f"hydra.run.dir={run_dir}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
@@ -53,7 +53,7 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert process("src.train", *SHORT, f"hydra.run.dir={whole}").returncode == 0
-    killed_after(2, killed)
+    killed_after(1, killed)
     assert not (killed / "metrics.json").exists()
     done = process("src.train", f"resume={killed}", f"hydra.run.dir={tmp_path / 'command'}")
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,23 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
     ]
     assert numbers(results[0]) == numbers(results[1])
     epochs = {row["epoch"] for row in rows(killed / "metrics.csv") if row["val/accuracy"]}
-    assert epochs == {"0", "1", "2", "3"}
+    assert epochs == {"0", "1", "2"}
+
+
+def test_a_sweep_that_was_cut_off_goes_on_where_it_was(
+    command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed_after(1, tmp_path / "1_quickstart_1", "seed=1")
+    sweep = [f"hydra.sweep.dir={tmp_path}", *SHORT, "resume=auto"]
+    finished = []
+    for seeds in ("0,1", "0,1,2"):
+        command("src.train", "-m", f"seed={seeds}", *sweep)
+        runs = sorted(path.parent for path in tmp_path.glob("*/metrics.json"))
+        finished.append({run.name: (run / "metrics.json").stat().st_mtime_ns for run in runs})
+    assert list(finished[0]) == ["0_quickstart_0", "1_quickstart_1"]
+    assert list(finished[1]) == [*finished[0], "2_quickstart_2"]
+    assert finished[0].items() <= finished[1].items()  # none was run again
+    assert capsys.readouterr().out.count("is finished") == 2
 
 
 def test_what_cannot_be_resumed_is_refused(command: Callable[..., None], tmp_path: Path) -> None:
