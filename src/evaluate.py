@@ -59,7 +59,9 @@ def evaluate(cfg: DictConfig) -> None:
     data.check_classes(network.num_classes)
     if checkpoint is not None:
         classifier.load_state_dict(checkpoint["state_dict"])
-    benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
+    benchmark = Benchmark(
+        network, instantiate(cfg.detectors), data.sources, autocast=cfg.get("autocast", False)
+    )
     data.fit_on = benchmark.fit_on
     selection = None
     if network.selected is None or any(key.split(".")[0] == "selection" for key in asked):

@@ -1,6 +1,7 @@
 """What training and evaluation share: the run directory, the trainer, the report."""
 
 __all__ = [
+    "AtomicCheckpoints",
     "callbacks",
     "new_trainer",
     "open_run",
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -86,15 +89,30 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
 
 def callbacks(cfg: DictConfig) -> list[L.Callback]:
     """Returns those of every training: checkpoints of the last and the best epoch, the rate."""
-    checkpoint = ModelCheckpoint(
-        dirpath=Path(cfg.run_dir) / "checkpoints",
-        filename="best",
-        monitor="val/accuracy",
-        mode="max",
-        save_last=True,
-        auto_insert_metric_name=False,
-    )
-    return [checkpoint, LearningRateMonitor(logging_interval="epoch")]
+    folder = Path(cfg.run_dir) / "checkpoints"
+    best = {"monitor": "val/accuracy", "mode": "max"}
+    return [
+        # not `save_last` of the other, which saves only where the other does
+        ModelCheckpoint(folder, "last", enable_version_counter=False),
+        ModelCheckpoint(folder, "best", enable_version_counter=False, **best),
+        LearningRateMonitor(logging_interval="epoch"),
+    ]
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the one before it and renames it: a kill leaves one of them.
+
+    Lightning's own writes into the folder for temporary files, from which another disk gets a copy.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Writes and renames."""
+        partial = Path(f"{path}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(checkpoint, partial)
+        partial.replace(path)
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
@@ -110,6 +128,7 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
         callbacks=[callback for callback in callbacks if callback is not None],
         logger=False,
         default_root_dir=cfg.run_dir,
+        plugins=AtomicCheckpoints(),
     )
     sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweeping and trainer.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:

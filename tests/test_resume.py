@@ -11,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from omegaconf import OmegaConf
 
 from src.data import BatchSampler
 from src.loggers import CSVLogger
+from src.run import AtomicCheckpoints, callbacks
 
 REPOSITORY = Path(__file__).parent.parent
 SHORT = ("trainer.max_epochs=3", "data.ood.noise.count=40", "data.ood.photographs.count=40")
@@ -62,7 +66,8 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
     one, other = (
         torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, killed)
     )
-    assert (one["epoch"], one["global_step"]) == (other["epoch"], other["global_step"])
+    assert one["epoch"] == other["epoch"] == 2
+    assert one["global_step"] == other["global_step"]
     for key, value in one["state_dict"].items():
         same = torch.equal if torch.is_tensor(value) else dict.__eq__  # the selection is a dict
         assert same(value, other["state_dict"][key]), key
@@ -103,6 +108,41 @@ def test_what_cannot_be_resumed_is_refused(command: Callable[..., None], tmp_pat
         (tmp_path / "done" / name).write_text("{}")
     with pytest.raises(FileExistsError, match=r"a run that was cut off, got .* which is finished"):
         command("src.train", f"resume={tmp_path / 'done'}", f"hydra.run.dir={tmp_path / 'b'}")
+
+
+class Falls(L.LightningModule):
+    """Its accuracy is best in the first epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val/accuracy", 1.0 / (1 + self.current_epoch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_last_checkpoint_is_that_of_the_last_epoch_and_whole(tmp_path: Path) -> None:
+    cfg = OmegaConf.create({"run_dir": str(tmp_path)})
+    saves = [each for each in callbacks(cfg) if isinstance(each, ModelCheckpoint)]
+    trainer = L.Trainer(
+        max_epochs=3, accelerator="cpu", callbacks=saves, plugins=AtomicCheckpoints(),
+        logger=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    images = torch.utils.data.DataLoader(torch.ones(2, 1))
+    trainer.fit(Falls(), images, images)
+    folder = tmp_path / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
+    epochs = [
+        torch.load(folder / name, weights_only=True)["epoch"]
+        for name in ("best.ckpt", "last.ckpt")
+    ]
+    assert epochs == [0, 2]
 
 
 def test_a_csv_log_is_gone_on_with(tmp_path: Path) -> None:
