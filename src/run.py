@@ -90,19 +90,19 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
 def callbacks(cfg: DictConfig) -> list[L.Callback]:
     """Returns those of every training: checkpoints of the last and the best epoch, the rate."""
     folder = Path(cfg.run_dir) / "checkpoints"
-    best = {"monitor": "val/accuracy", "mode": "max"}
-    return [
-        # not `save_last` of the other, which saves only where the other does
-        ModelCheckpoint(folder, "last", enable_version_counter=False),
-        ModelCheckpoint(folder, "best", enable_version_counter=False, **best),
-        LearningRateMonitor(logging_interval="epoch"),
-    ]
+    best = ModelCheckpoint(
+        folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False
+    )
+    # not `save_last` of the other, which saves only when the other does; and behind it, so that
+    # a resumed training knows which epoch was the best
+    last = ModelCheckpoint(folder, "last", enable_version_counter=False)
+    return [best, last, LearningRateMonitor(logging_interval="epoch")]
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside the one before it and renames it: a kill leaves one of them.
 
-    Lightning's own writes into the folder for temporary files, from which another disk gets a copy.
+    Lightning's own writes into the folder for temporary files, which may be on another disk.
     """
 
     def save_checkpoint(

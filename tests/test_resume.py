@@ -138,11 +138,8 @@ def test_the_last_checkpoint_is_that_of_the_last_epoch_and_whole(tmp_path: Path)
     trainer.fit(Falls(), images, images)
     folder = tmp_path / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["best.ckpt", "last.ckpt"]
-    epochs = [
-        torch.load(folder / name, weights_only=True)["epoch"]
-        for name in ("best.ckpt", "last.ckpt")
-    ]
-    assert epochs == [0, 2]
+    for name, epoch in (("best", 0), ("last", 2)):
+        assert torch.load(folder / f"{name}.ckpt", weights_only=True)["epoch"] == epoch
 
 
 def test_a_csv_log_is_gone_on_with(tmp_path: Path) -> None:
