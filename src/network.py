@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from src.blocks import Place, find_blocks, find_head, propose_blocks, tap, trace
+from src.blocks import Place, find_blocks, find_head, propose_blocks
 from src.metrics.norm_ratio import feature_norm
+from src.tracing import tap, trace
 from src.weights import load_weights
 
 Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone

@@ -39,19 +39,23 @@ from src.report import block_table, result_table, write_report
 
 @rank_zero_only
 def open_run(cfg: DictConfig) -> None:
-    """Writes the resolved configuration into a fresh run directory.
+    """Writes the resolved configuration into a fresh run directory; one to resume has it.
 
     Raises:
         FileExistsError: if an earlier run is there.
     """
     path = Path(cfg.run_dir) / "config.yaml"
-    if path.exists() and not cfg.get("resume"):
+    if path.exists():
+        if cfg.get("resume"):
+            return
         raise FileExistsError(
             f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
             f"run; choose another hydra.run.dir, or go on with it: resume={cfg.run_dir}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, path, resolve=True)
+    partial = path.with_suffix(".tmp")
+    OmegaConf.save(cfg, partial, resolve=True)
+    partial.replace(path)
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
@@ -178,7 +182,7 @@ def report(
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
-        data=data.facts(),
+        data=data.facts(benchmark.scores.counts if trainer.limit_test_batches == 1.0 else None),
         loggers=trainer.loggers,
     )
     show(result_table(metrics), block_table(metrics), f"results in {cfg.run_dir}")

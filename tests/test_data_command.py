@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.data import registry
+from src.data import Torchvision, registry
 
+Command = Callable[..., None]
+Capture = pytest.CaptureFixture[str]
 FOLDERS = ("svhn", "textures", "tiny_imagenet", "scenes_resize", "scenes_crop")
 
 
@@ -31,12 +34,14 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(command, capsys, *arguments: str) -> str:  # type: ignore[no-untyped-def]
+def run(command: Command, capsys: Capture, *arguments: str) -> str:
     command("src.data", *arguments)
     return " ".join(capsys.readouterr().out.split())
 
 
-def test_what_is_missing_is_said_with_where_to_get_it(command, capsys, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_missing_is_said_with_where_to_get_it(
+    command: Command, capsys: Capture, tmp_path: Path
+) -> None:
     text = run(command, capsys, "benchmark=paper_cifar10", f"data_dir={tmp_path}")
     assert "lsun_crop missing LSUN (crop): prepare=true fetches it from www.dropbox.com" in text
     assert "train missing CIFAR-10: prepare=true fetches it" in text
@@ -46,15 +51,17 @@ def test_what_is_missing_is_said_with_where_to_get_it(command, capsys, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_has_the_wrong_number_of_images_is_said(command, capsys, data_dir: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_has_the_wrong_number_of_images_is_said(
+    command: Command, capsys: Capture, data_dir: Path
+) -> None:
     text = run(command, capsys, "benchmark=local", f"data_dir={data_dir}")
     assert "svhn wrong expected 10000 images in" in text
     text = run(command, capsys, "benchmark=cifar10_folder", f"data_dir={data_dir}")
     assert "svhn present 2 squash to 32, bilinear" in text
 
 
-def test_verified_images_stay_verified_until_they_change(  # type: ignore[no-untyped-def]
-    command, capsys, data_dir: Path, tmp_path: Path
+def test_verified_images_stay_verified_until_they_change(
+    command: Command, capsys: Capture, data_dir: Path, tmp_path: Path
 ) -> None:
     asked = ["benchmark=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}"]
     text = run(command, capsys, *asked, "verify=true", "figures=true")
@@ -68,8 +75,8 @@ def test_verified_images_stay_verified_until_they_change(  # type: ignore[no-unt
     assert "textures verified 2" in text
 
 
-def test_three_damaged_files_and_an_overlap_are_found(  # type: ignore[no-untyped-def]
-    command, capsys, data_dir: Path, tmp_path: Path
+def test_three_damaged_files_and_an_overlap_are_found(
+    command: Command, capsys: Capture, data_dir: Path, tmp_path: Path
 ) -> None:
     whole = (data_dir / "ood32/svhn/0.png").read_bytes()
     (data_dir / "ood32/svhn/0.png").write_bytes(whole[:200])
@@ -108,6 +115,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threadin
             name: entry | {"citation": "c", "manual": "m"} for name in registry.known_names()
         }
         entries["isun"] = entry | {"citation": "c", "files": [file]}
+        with tarfile.open(served / "dtd.tar.gz", "w:gz") as textures:
+            (tmp_path / "train1.txt").write_text("dots/a.jpg\n")
+            textures.add(tmp_path / "train1.txt", "dtd/labels/train1.txt")
+            textures.add(tmp_path / "one.png", "dtd/images/dots/a.jpg")
+        md5 = hashlib.md5((served / "dtd.tar.gz").read_bytes()).hexdigest()
+        file = file | {"name": "dtd/dtd.tar.gz", "urls": [url.replace("isun.zip", "dtd.tar.gz")]}
+        entries["textures"] = entry | {"citation": "c", "files": [file | {"md5": md5}]}
         (tmp_path / "registry.yaml").write_text(json.dumps(entries))
         monkeypatch.setattr(registry, "REGISTRY", tmp_path / "registry.yaml")
         registry._registry.cache_clear()
@@ -117,7 +131,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threadin
 
 
 @pytest.mark.usefixtures("server")
-def test_prepare_fetches_what_may_be_fetched(command, capsys, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_prepare_fetches_what_may_be_fetched(
+    command: Command, capsys: Capture, tmp_path: Path
+) -> None:
     data_dir = tmp_path / "data"
     asked = ["benchmark=paper_cifar10", f"data_dir={data_dir}", "~data.ood.places365"]
     offline = ["train", "test", "ood.svhn", "ood.textures"]
@@ -130,3 +146,12 @@ def test_prepare_fetches_what_may_be_fetched(command, capsys, tmp_path: Path) ->
     assert sorted(path.name for path in (data_dir / "isun/iSUN").iterdir()) == [
         "0.png", "1.png", "2.png"
     ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("server")
+def test_a_set_of_torchvision_is_fetched_from_where_the_registry_says(tmp_path: Path) -> None:
+    source = Torchvision("DTD", tmp_path / "mine", 32, known="textures", split="train")
+    source.prepare()
+    assert source.load().image[0, 0].unique().tolist() == [2]
+    assert sorted(path.name for path in (tmp_path / "mine/dtd").iterdir()) == ["dtd"]
+    assert not list(tmp_path.glob(".mine*"))

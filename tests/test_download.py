@@ -28,8 +28,9 @@ class Server(ThreadingHTTPServer):
     """Serves bytes by path; `cut` breaks off after so many, once; `ranges` is what it can do."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(("", 0), Handler)
         self.files: dict[str, bytes] = {"/whole": CONTENT}
+        self.moved: dict[str, str] = {}
         self.cut: int | None = None
         self.ranges, self.pause = True, 0.0
         self.served: list[tuple[str, int]] = []  # path, bytes
@@ -52,6 +53,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server, content = self.server, self.server.files.get(self.path)
+        if self.path in server.moved:
+            self.send_response(302)
+            self.send_header("Location", server.moved[self.path])
+            self.end_headers()
+            return
         if content is None:
             self.send_error(404)
             return
@@ -169,6 +175,17 @@ def test_an_address_that_is_not_https_is_refused(tmp_path: Path) -> None:
         fetch(RemoteFile("a", ("http://example.com/a",)), tmp_path)
 
 
+def test_an_address_that_leads_away_from_https_is_left_for_the_next(
+    server: Server, tmp_path: Path
+) -> None:
+    server.moved["/moved"] = f"http://127.0.0.2:{server.server_port}/whole"  # any other host
+    assert fetch(remote(server, "/moved", "/whole", md5=MD5), tmp_path).read_bytes() == CONTENT
+    with pytest.raises(
+        ConnectionError, match=r"/moved: expected an https address, got http://127"
+    ):
+        fetch(remote(server, "/moved", md5=MD5), tmp_path / "other")
+
+
 def test_no_room_is_said_before_anything_is_fetched(server: Server, tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"needs 1000000000.0 GB of .* make room, or set data_dir"):
         fetch(remote(server, "/whole", bytes=10**18), tmp_path)
@@ -217,11 +234,11 @@ def test_a_set_is_there_when_all_of_it_is(server: Server, tmp_path: Path) -> Non
     pets = known(server, one=tar({"cat/1.png": b"1"}), two=tar({"dog/2.png": b"2"}))
     two = server.files.pop("/two")
     with pytest.raises(ConnectionError):
-        prepare(pets, tmp_path)
+        prepare(pets, tmp_path / "pets")
     assert not (tmp_path / "pets").exists()
     server.files["/two"] = two
     for _ in range(2):
-        assert prepare(pets, tmp_path) == tmp_path / "pets"
+        prepare(pets, tmp_path / "pets")
     assert sorted(p.name for p in (tmp_path / "pets").rglob("*")) == [
         "1.png", "2.png", "cat", "dog"
     ]  # fmt: skip
@@ -232,7 +249,7 @@ def test_a_set_is_there_when_all_of_it_is(server: Server, tmp_path: Path) -> Non
 def test_a_set_that_is_fetched_by_hand_says_how(tmp_path: Path) -> None:
     pets = Known("pets", "Pets", "", 2, "", "", "", manual="ask the authors")
     with pytest.raises(FileNotFoundError, match=r"Pets in .* by hand: ask the authors"):
-        prepare(pets, tmp_path)
+        prepare(pets, tmp_path / "pets")
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/../../out"])

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.blocks import tap
 from src.metrics import feature_norm
 from src.models import ResNet
 from src.network import Network
+from src.tracing import tap
 
 SHAPE = (3, 16, 16)
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0", "layer4.0")

@@ -59,6 +59,7 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
     assert process("src.train", *SHORT, f"hydra.run.dir={whole}").returncode == 0
     killed_after(1, killed)
     assert not (killed / "metrics.json").exists()
+    asked = (killed / "config.yaml").read_text()
     done = process("src.train", f"resume={killed}", f"hydra.run.dir={tmp_path / 'command'}")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "command").exists()
@@ -82,6 +83,7 @@ def test_a_killed_training_ends_as_one_that_was_left_alone(
     assert numbers(results[0]) == numbers(results[1])
     epochs = {row["epoch"] for row in rows(killed / "metrics.csv") if row["val/accuracy"]}
     assert epochs == {"0", "1", "2"}
+    assert (killed / "config.yaml").read_text() == asked
 
 
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(

@@ -196,6 +196,18 @@ def test_corrupt_images_on_disk_become_padding(folder: Path) -> None:
     assert stored[torch.arange(6)].index.tolist() == [0, -1, 2, 3, 4, -1]
 
 
+def test_images_skipped_on_disk_are_counted_and_no_training_images(folder: Path) -> None:
+    damage(folder)
+    stored = ImageFolder(folder, 8, on_corrupt="skip", in_memory=False)
+    data = ImageData(stored, stored, {"noise": Noise(5, 8)}, validation_size=1, batch_size=2)
+    data.setup("test")
+    assert data.facts({"id": 4, "noise": 5})["sets"]["id"]["skipped"] == 2
+    assert data.facts()["sets"]["id"]["skipped"] == 0
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"images that are all whole .* got on_corrupt=skip"):
+        data.train_dataloader()
+
+
 def test_nothing_but_corrupt_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(ValueError, match="got none that can be decoded"):

@@ -65,7 +65,7 @@ class Part:
             if self.source is not None:
                 self.source.prepare()
             elif "known" in self.config:
-                prepare(known(self.config.known), data_dir)
+                prepare(known(self.config.known), data_dir / self.config.known)
         except (OSError, ValueError) as error:
             self.problem = str(error)
         else:

@@ -144,16 +144,36 @@ class ImageData(L.LightningDataModule):
                     f"correct data.ood.{name}"
                 )
 
-    def facts(self) -> dict[str, Any]:
-        """Returns protocol, groups and what became of each set, for the report."""
+    def facts(self, scored: Mapping[str, int] | None = None) -> dict[str, Any]:
+        """Returns protocol, groups and what became of each set, for the report.
+
+        Args:
+            scored: how many images of a set got a score, after a whole benchmark: of sets that
+                are decoded when used, the others were skipped.
+        """
         groups = {name: list(members) for name, members in self.groups.items()}
-        return {"protocol": self.protocol, "groups": groups, "sets": self.sets} | (
+        sets = {name: dict(each) for name, each in self.sets.items()}
+        for name, count in (scored or {}).items():
+            if isinstance(self.loaded[name], StoredImages):
+                sets[name]["skipped"] = sets[name]["images"] - count
+        return {"protocol": self.protocol, "groups": groups, "sets": sets} | (
             {"codec_change": self.codec_change} if self.codec_change else {}
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Returns the training part, shuffled; the only loader that is augmented."""
-        return self._loader(self._part("train"), self.batch_size, shuffle=True)
+        """Returns the training part, shuffled; the only loader that is augmented.
+
+        Raises:
+            ValueError: if corrupt images are to be skipped that are decoded when used.
+        """
+        images = self._part("train")
+        if isinstance(images, StoredImages) and images.files.on_corrupt == "skip":
+            raise ValueError(
+                "expected training images that are all whole where they are decoded when used, "
+                "got on_corrupt=skip; remove the corrupt ones (python -m src.data verify=true "
+                "names them), or set in_memory=true"
+            )
+        return self._loader(images, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Returns the held-out part of the training images."""

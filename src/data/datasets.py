@@ -67,6 +67,10 @@ class Decoder(Protocol):
     classes: tuple[str, ...]
 
     @property
+    def on_corrupt(self) -> str:
+        """Whether corrupt images are an error ("refuse") or left out ("skip")."""
+
+    @property
     def sha256(self) -> str:
         """Digest that stands for the images."""
 

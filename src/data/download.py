@@ -26,11 +26,11 @@ PIECE = 2**20  # bytes read at once
 GROWTH, SPARE = 100, 2**30  # an archive may unpack to 100 times its size and 1 GiB
 
 
-def prepare(known: Known, data_dir: Path) -> Path:
-    """Returns the folder of a set; fetched, verified and unpacked if it is not there.
+def prepare(known: Known, folder: Path) -> None:
+    """Fetches, verifies and unpacks a set, if its folder is not there.
 
-    Everything happens in `.<name>.partial` beside it, which takes the set's name at the end. What
-    a killed process has left there is gone on with.
+    Everything happens in `.<folder>.partial` beside it, which takes its name at the end. What a
+    killed process has left there is gone on with.
 
     Raises:
         FileNotFoundError: if the set has to be fetched by hand.
@@ -38,19 +38,18 @@ def prepare(known: Known, data_dir: Path) -> Path:
         OSError: if the folder cannot be written, or is full.
         ValueError: if an archive is broken or unsafe.
     """
-    folder = data_dir / known.name
     if folder.exists():
-        return folder
+        return
     if not known.files:
         raise FileNotFoundError(
             f"expected {known.title} in {folder}, which has to be fetched by hand: {known.manual}"
         )
-    partial = data_dir / f".{known.name}.partial"
+    partial = folder.with_name(f".{folder.name}.partial")
     with writing(partial):
         partial.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{partial}.lock"):
             if folder.exists():  # another process was faster
-                return folder
+                return
             for file in known.files:
                 done = partial / f".{file.name.replace('/', '_')}.unpacked"
                 if not done.exists():
@@ -64,7 +63,6 @@ def prepare(known: Known, data_dir: Path) -> Path:
                 mark.unlink()
             partial.rename(folder)
     Path(f"{partial}.lock").unlink(missing_ok=True)
-    return folder
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
@@ -120,8 +118,11 @@ def receive(url: str, part: Path, file: RemoteFile) -> None:
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
-        for step in (*answer.history, answer):
-            check_safe(step.url)
+        try:
+            for step in (*answer.history, answer):
+                check_safe(step.url)
+        except ValueError as error:  # where it was led to; the next address may be better
+            raise requests.ConnectionError(str(error)) from error
         if answer.status_code == 416:  # nothing is missing, or too much is there
             if file.bytes != have:
                 part.unlink()

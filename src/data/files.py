@@ -1,6 +1,6 @@
 """Images in files: what folders and lists of them share."""
 
-__all__ = ["ImageFiles", "chosen", "digest", "entries_of"]
+__all__ = ["ImageFiles", "chosen", "decoded", "digest", "entries_of"]
 
 import os
 from collections.abc import Callable, Sequence
@@ -94,12 +94,7 @@ class ImageFiles:
             return StoredImages(self, torch.arange(len(self.names)))
         image, kept = self.decode(range(len(self.names)))
         self.opened.clear()
-        if not kept.any():
-            raise ValueError(f"expected images in {self.path}, got none that can be decoded")
-        skipped = len(kept) - int(kept.sum())
-        if skipped:
-            image = image[kept]
-        return ImageSet(image, self.label[kept], self.classes, skipped)
+        return decoded(image, self.label, self.classes, kept, str(self.path))
 
     def pictures(self) -> tuple[list[str], Callable[[int], Image.Image]]:
         """Returns the paths of all images, and what opens one of them by position."""
@@ -151,6 +146,22 @@ class ImageFiles:
         state = (PIL.__version__, self.classes, files)
         label = self.label.numpy().tobytes()
         return digest(repr(how)), digest(repr(state), "\n".join(self.names), label)
+
+
+def decoded(
+    image: Tensor, label: Tensor, classes: Sequence[str], kept: Tensor, where: str
+) -> ImageSet:
+    """Returns the set of the images that could be decoded.
+
+    Raises:
+        ValueError: if none could.
+    """
+    if not kept.any():
+        raise ValueError(f"expected images in {where}, got none that can be decoded")
+    skipped = len(kept) - int(kept.sum())
+    if skipped:
+        image, label = image[kept], label[kept]
+    return ImageSet(image, label, classes, skipped)
 
 
 def digest(*parts: str | bytes) -> str:

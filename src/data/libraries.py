@@ -14,7 +14,8 @@ from torch.utils.data import ConcatDataset
 
 from src.data.datasets import ImageSet
 from src.data.decoding import OnCorrupt, View, decode
-from src.data.files import chosen, digest
+from src.data.download import prepare
+from src.data.files import chosen, decoded, digest
 from src.data.registry import known
 
 
@@ -61,7 +62,7 @@ class _Collection(ABC):
         names, read = self.pictures(label)
         image, kept = decode(read, names, self.view, self.on_corrupt)
         labels = torch.tensor([label.get(number, -1) for number in range(len(names))])
-        return ImageSet(image[kept], labels[kept], self.classes, len(kept) - int(kept.sum()))
+        return decoded(image, labels, self.classes, kept, str(self))
 
     def pictures(
         self, label: dict[int, int] | None = None
@@ -158,12 +159,9 @@ class Torchvision(_Collection):
         try:
             self.items()
         except FileNotFoundError:
-            if self.known is not None:
-                from src.data.download import fetch
-
-                for file in known(self.known).files:
-                    fetch(file, self.root)
-            self.items(download=True)
+            if self.known is not None and not self.root.exists():
+                prepare(known(self.known), self.root)
+            self.items(download=True)  # unpacks, and fetches what is not registered
 
     @property
     def key(self) -> tuple[str, str]:
