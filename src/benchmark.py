@@ -4,11 +4,14 @@ __all__ = ["Benchmark"]
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
+from src.atomic import try_to_write
 from src.data.datasets import Batch
 from src.detectors import Detector, expand_blocks
 from src.metrics.score_table import Scores, ScoreTable
@@ -27,6 +30,8 @@ class Benchmark(L.LightningModule):
         sources: names of the data sets, "id" first.
         autocast: score in the trainer's precision. By default the network runs in float32
             whatever it was trained in, so that the figures do not depend on it.
+        keep: folder for what is done, the fit and then source by source. What a benchmark that
+            was cut off has left there is not done again: `fit_on` and `remaining` name the rest.
 
     Raises:
         ValueError: if a detector is at a block that the network does not have.
@@ -41,6 +46,7 @@ class Benchmark(L.LightningModule):
         sources: Sequence[str],
         *,
         autocast: bool = False,
+        keep: Path | None = None,
     ) -> None:
         super().__init__()
         columns = expand_blocks(detectors, network)
@@ -49,10 +55,15 @@ class Benchmark(L.LightningModule):
         self.detectors = nn.ModuleList(columns.values())  # to move them to the device
         fitted = {d.fit_on for d in columns.values() if d.is_fitted_on_data}
         self.fit_on = tuple(part for part in ("train", "validation") if part in fitted)
-        self.loaders = (*self.fit_on, *sources)
         self.table = ScoreTable(list(columns), sources)
         self.autocast = autocast
         self.forward_passes = 0
+        self.keep = keep
+        self._done: dict[str, Any] = {"sources": 0, "forward_passes": 0}
+        if keep is not None:
+            self._take_up(keep)
+        self.remaining = tuple(sources)[self._done["sources"] :]
+        self.loaders = (*self.fit_on, *self.remaining)
 
     @property
     def needs_selection(self) -> bool:
@@ -80,21 +91,58 @@ class Benchmark(L.LightningModule):
         if given != len(self.loaders):
             raise ValueError(
                 f"expected the test loaders {', '.join(self.loaders)}, got {given} loaders; "
-                "set data.fit_on to benchmark.fit_on"
+                "set data.fit_on to benchmark.fit_on, data.tested to benchmark.remaining"
             )
         self.check_selection()
         for detector in self.columns.values():
             detector.reset()
         self.table.reset()
-        self.forward_passes = 0
+        self.forward_passes = self._done["forward_passes"]
+        if self._done["sources"] and self.trainer.is_global_zero:
+            self.table.score.append(self._done["score"].to(self.device))
+            self.table.row.append(self._done["row"].to(self.device))
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Concludes the fit when the first batch to score arrives, on all processes alike."""
-        if self.fit_on and batch_idx == 0 and self.loaders[dataloader_idx] == "id":
-            with torch.inference_mode(False), torch.no_grad():
-                for detector in self.columns.values():
-                    detector.fit(self.network)
-                    detector.reset()
+        """Concludes what comes before the first batch of a loader, on all processes alike."""
+        if batch_idx == 0 and dataloader_idx == len(self.fit_on):
+            if self.fit_on:
+                self._fit()
+        elif batch_idx == 0 and dataloader_idx > len(self.fit_on):
+            self._keep_scores(self.loaders[dataloader_idx])
+
+    def _fit(self) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for detector in self.columns.values():
+                detector.fit(self.network)
+                detector.reset()
+        if self.keep is not None and self.trainer.is_global_zero:
+            fit = {"forward_passes": self.forward_passes, "state": self.detectors.state_dict()}
+            try_to_write(self.keep / "fit.pt", lambda path: torch.save(fit, path))
+
+    def _keep_scores(self, upcoming: str) -> None:
+        """Writes the scores of all sources before the upcoming one."""
+        if self.keep is None:
+            return
+        scores = self.table.compute()
+        if self.trainer.is_global_zero:
+            columns = (scores.source, scores.index, scores.label, scores.prediction)
+            done = {
+                "sources": self.table.sources.index(upcoming),
+                "forward_passes": self.forward_passes,
+                "score": scores.score,
+                "row": torch.stack(columns, dim=1),
+            }
+            try_to_write(self.keep / "scores.pt", lambda path: torch.save(done, path))
+
+    def _take_up(self, keep: Path) -> None:
+        """Reads what a benchmark that was cut off has left."""
+        if self.fit_on and (keep / "fit.pt").exists():
+            fit = torch.load(keep / "fit.pt", map_location="cpu", weights_only=True)
+            self.detectors.load_state_dict(fit["state"])
+            self.fit_on = ()
+            self._done["forward_passes"] = fit["forward_passes"]
+        if (keep / "scores.pt").exists():
+            self._done = torch.load(keep / "scores.pt", map_location="cpu", weights_only=True)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Observes one batch; fits detectors on it, or adds its scores to the table."""

@@ -13,11 +13,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from src.atomic import try_to_write
 from src.data.datasets import Batch
 from src.metrics.norm_ratio import NormRatio
 from src.network import Network
 
 log = logging.getLogger(__name__)
+HISTORY = ("epoch", "block", "depth", "norm_id", "norm_pseudo_ood", "ratio", "selected")
 
 
 class BlockSelection(L.Callback):
@@ -61,6 +63,7 @@ class BlockSelection(L.Callback):
         self.split = split
         self.normalised = normalised
         self.history = Path(history) if history is not None else None
+        self._rows: list[list[str]] = []
         self._norms: Mapping[str, Tensor] = {}
         self._hooks = ExitStack()
 
@@ -76,6 +79,9 @@ class BlockSelection(L.Callback):
         """Makes room for the network's blocks."""
         self.check(_network(module))
         self.norm_ratio = NormRatio(len(_network(module).blocks))
+        if self.history is not None and self.history.exists():  # of a run that was cut off
+            with self.history.open(newline="") as file:
+                self._rows = list(csv.reader(file))[1:]
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Opens the hooks."""
@@ -122,13 +128,28 @@ class BlockSelection(L.Callback):
                 trainer.current_epoch, network.selected, best, best - second,
             )  # fmt: skip
             if self.history is not None:
-                _append(self.history, trainer.current_epoch, network, mean)
+                self._keep(self.history, trainer.current_epoch, network, mean)
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
     ) -> None:
         """Closes the hooks."""
         self._hooks.close()
+
+    def _keep(
+        self, path: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]
+    ) -> None:
+        """Writes the history with one more row per block; what a cut-off epoch left goes."""
+        self._rows = [row for row in self._rows if int(row[0]) < epoch]
+        for position, block in enumerate(network.blocks):
+            ratios = [mean[name][position] for name in ("norm_id", "norm_pseudo_ood", "ratio")]
+            row = [epoch, block, position + 1, *ratios, int(block == network.selected)]
+            self._rows.append([str(value) for value in row])
+        try_to_write(path, self._write)
+
+    def _write(self, path: Path) -> None:
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([HISTORY, *self._rows])
 
     def _measure(
         self, trainer: L.Trainer, network: Network, batch: Batch, *, forward_clean: bool
@@ -152,21 +173,3 @@ def _training_batches(trainer: L.Trainer) -> Any:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     for batch in data.selection_dataloader():
         yield trainer.strategy.batch_to_device(batch)  # calls `on_after_batch_transfer` as well
-
-
-def _append(path: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]) -> None:
-    """Adds one row per block."""
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(
-                ["epoch", "block", "depth", "norm_id", "norm_pseudo_ood", "ratio", "selected"]
-            )
-        for position, block in enumerate(network.blocks):
-            writer.writerow(
-                [epoch, block, position + 1]
-                + [mean[name][position] for name in ("norm_id", "norm_pseudo_ood", "ratio")]
-                + [int(block == network.selected)]
-            )

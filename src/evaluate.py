@@ -34,17 +34,25 @@ def evaluate(cfg: DictConfig) -> None:
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import new_trainer, report, show
+    from src.run import is_finished, new_trainer, report, resumed, show
 
+    if is_finished(cfg):
+        return
+    list_only = cfg.list_blocks
+    begun, _ = resumed(cfg)
     parse_overrides = OverridesParser.create().parse_overrides
     asked = [o.key_or_group for o in parse_overrides(HydraConfig.get().overrides.task)]
-    checkpoint = load_checkpoint(Path(cfg.checkpoint)) if cfg.checkpoint else None
-    list_only = cfg.list_blocks
-    if checkpoint is not None:
+    checkpoint = load_checkpoint(Path(begun.checkpoint)) if begun.checkpoint else None
+    if begun is not cfg:
+        cfg = begun
+    elif checkpoint is not None:
         if not cfg.trust:
             named = {key.split(".")[0] for key in asked}
             check_targets({k: v for k, v in checkpoint["config"].items() if k not in named})
         cfg = complete(cfg, checkpoint["config"], asked)
+    with open_dict(cfg):
+        selects = any(key.split(".")[0] == "selection" for key in asked)
+        cfg.reselect = cfg.get("reselect", False) or selects
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     if list_only:
         show(block_list(instantiate(without_weights(cfg.net))))
@@ -60,11 +68,15 @@ def evaluate(cfg: DictConfig) -> None:
     if checkpoint is not None:
         classifier.load_state_dict(checkpoint["state_dict"])
     benchmark = Benchmark(
-        network, instantiate(cfg.detectors), data.sources, autocast=cfg.get("autocast", False)
+        network,
+        instantiate(cfg.detectors),
+        data.sources,
+        autocast=cfg.get("autocast", False),
+        keep=Path(cfg.run_dir) / "benchmark",
     )
-    data.fit_on = benchmark.fit_on
+    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     selection = None
-    if network.selected is None or any(key.split(".")[0] == "selection" for key in asked):
+    if network.selected is None or cfg.reselect:
         selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()

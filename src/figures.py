@@ -4,6 +4,7 @@ __all__ = ["History", "read_history", "save_figures"]
 
 import csv
 from collections.abc import Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import cycle, product
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+from src.atomic import try_to_write
 from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
 
@@ -257,10 +259,10 @@ def save_figures(
                     "average AUROC (all: ood.csv)",
                     fontsize="large",
                 )
-    (run_dir / "figures").mkdir(parents=True, exist_ok=True)
     paths = [run_dir / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         figure.savefig(picture := BytesIO(), dpi=130)
         # 64 colors take a third of the bytes, at no loss that shows
-        Image.open(picture).convert("RGB").quantize(64).save(path, optimize=True)
+        image = Image.open(picture).convert("RGB").quantize(64)
+        try_to_write(path, partial(image.save, optimize=True))
     return paths

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from src.atomic import try_to_write
 from src.figures import PER_BLOCK, History, read_history, save_figures
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
@@ -47,6 +48,9 @@ def write_report(
 ) -> dict[str, Any]:
     """Writes `scores.npz`, `ood.csv`, `figures/` and, last, `metrics.json`; then logs them.
 
+    What a full disk does not take is left out, with a warning; `metrics.json` is there if and only
+    if everything is.
+
     Args:
         run_dir: directory of the run; its `norm_ratio.csv` is drawn and logged if it is there.
         scores: the score table.
@@ -66,10 +70,10 @@ def write_report(
         ValueError: if a score is NaN or infinite; `scores.npz` is written nevertheless.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    save_scores(run_dir / "scores.npz", scores)
+    whole = try_to_write(run_dir / "scores.npz", lambda path: save_scores(path, scores))
     data = data or {}
     results = ood_results(scores, data.get("groups", {}))
-    save_results(run_dir / "ood.csv", results)
+    whole &= try_to_write(run_dir / "ood.csv", lambda path: save_results(path, results))
     figures = save_figures(
         run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
     )
@@ -86,7 +90,9 @@ def write_report(
         "seconds": dict(seconds),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
     }
-    save_metrics(run_dir / "metrics.json", metrics)
+    text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+    if whole and all(path.exists() for path in figures):
+        try_to_write(run_dir / "metrics.json", lambda path: path.write_text(text))
     log_report(run_dir, metrics, figures, loggers)
     return metrics
 
@@ -136,13 +142,6 @@ def save_results(path: Path, results: Results) -> None:
         for detector, each in results.items():
             for source, row in each.items():
                 writer.writerow({"detector": detector, "source": source} | row)
-
-
-def save_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Writes JSON under another name and renames it: a reader finds all of it or nothing."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
-    partial.replace(path)
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
@@ -208,7 +207,7 @@ def log_report(
     for logger in loggers:
         logger.log_metrics(scalars)
         logger.save()
-        if isinstance(logger, WandbLogger):
+        if isinstance(logger, WandbLogger) and (run_dir / "metrics.json").exists():
             log_to_wandb(logger, run_dir, metrics, figures)
 
 

@@ -3,6 +3,7 @@
 __all__ = [
     "AtomicCheckpoints",
     "callbacks",
+    "is_finished",
     "new_trainer",
     "open_run",
     "quiet_lightning",
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, cast
 
 import lightning as L
@@ -32,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from src.atomic import try_to_write, write_whole
 from src.benchmark import Benchmark
 from src.data import ImageData
 from src.report import block_table, result_table, write_report
@@ -52,26 +55,34 @@ def open_run(cfg: DictConfig) -> None:
             f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
             f"run; choose another hydra.run.dir, or go on with it: resume={cfg.run_dir}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    OmegaConf.save(cfg, partial, resolve=True)
-    partial.replace(path)
+    write_whole(path, lambda partial: OmegaConf.save(cfg, partial, resolve=True))
+
+
+def is_finished(cfg: DictConfig) -> bool:
+    """Says so, if `resume=auto` finds that nothing is left to do in the run directory."""
+    finished = cfg.resume == "auto" and (Path(cfg.run_dir) / "metrics.json").exists()
+    if finished:
+        show(f"{cfg.run_dir} is finished")
+    return finished
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
     """Returns the configuration of the run to resume, and its last checkpoint if there is one.
 
-    `resume=auto` means the run directory itself, so that a sweep can be started again where it
-    was: what is not begun there begins.
+    Without `resume`, the configuration comes back as it is. `resume=auto` means the run directory
+    itself, so that a sweep can be started again where it was: what is not begun there begins.
 
     Raises:
         FileNotFoundError: if there is no run.
         FileExistsError: if it is finished.
+        ValueError: if another command began it.
     """
-    if cfg.resume == "auto" and not (Path(cfg.run_dir) / "config.yaml").exists():
+    if cfg.resume is None:
         return cfg, None
     run_dir = Path(cfg.run_dir if cfg.resume == "auto" else cfg.resume)
     if not (run_dir / "config.yaml").is_file():
+        if cfg.resume == "auto":
+            return cfg, None
         raise FileNotFoundError(
             f"expected the directory of a run, got {run_dir} without a config.yaml; "
             "set resume=logs/<name>/<time>"
@@ -83,6 +94,12 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
         )
     saved = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(saved, DictConfig)
+    commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
+    if commands[0] != commands[1]:
+        raise ValueError(
+            f"expected a run of {commands[0]}, got {run_dir} of {commands[1]}; go on with it: "
+            f"python -m {commands[1]} resume={run_dir}"
+        )
     if cfg.resume != "auto":
         with suppress(OSError):  # Hydra has opened a directory for this command
             Path(cfg.run_dir).rmdir()
@@ -106,17 +123,15 @@ def callbacks(cfg: DictConfig) -> list[L.Callback]:
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside the one before it and renames it: a kill leaves one of them.
 
-    Lightning's own writes into the folder for temporary files, which may be on another disk.
+    Where there is no room, the one before is kept, and training goes on. Lightning's own writes
+    into the folder for temporary files, which may be on another disk.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Writes and renames."""
-        partial = Path(f"{path}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(checkpoint, partial)
-        partial.replace(path)
+        try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
@@ -168,13 +183,18 @@ def report(
     data: ImageData,
     seconds: Mapping[str, float],
 ) -> None:
-    """Writes the results of a finished benchmark and shows them, on one process."""
+    """Writes the results of a finished benchmark and shows them, on one process.
+
+    Raises:
+        OSError: if there was no room for all of them, after they were shown.
+    """
     if not trainer.is_global_zero:
         with suppress(OSError):  # torchrun: started a second later, it has a folder of its own
             Path(cfg.run_dir).rmdir()
         return
+    run_dir = Path(cfg.run_dir)
     metrics = write_report(
-        Path(cfg.run_dir),
+        run_dir,
         benchmark.scores,
         experiment=cfg.name,
         network=cfg.net.net.get("model_name") or cfg.net.net._target_.rpartition(".")[2],
@@ -185,7 +205,13 @@ def report(
         data=data.facts(benchmark.scores.counts if trainer.limit_test_batches == 1.0 else None),
         loggers=trainer.loggers,
     )
-    show(result_table(metrics), block_table(metrics), f"results in {cfg.run_dir}")
+    show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
+    if not (run_dir / "metrics.json").exists():
+        raise OSError(
+            f"expected room for the results in {run_dir}, got none; make room, then go on with "
+            f"this run: resume={run_dir}"
+        )
+    rmtree(run_dir / "benchmark", ignore_errors=True)
 
 
 def show(*content: Table | str) -> None:

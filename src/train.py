@@ -26,20 +26,18 @@ def train(cfg: DictConfig) -> None:
 
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import callbacks, new_trainer, report, resumed, show
+    from src.run import callbacks, is_finished, new_trainer, report, resumed
 
-    checkpoint = None
-    if cfg.resume == "auto" and (Path(cfg.run_dir) / "metrics.json").exists():
-        show(f"{cfg.run_dir} is finished")
+    if is_finished(cfg):
         return
-    if cfg.resume is not None:
-        cfg, checkpoint = resumed(cfg)
+    cfg, checkpoint = resumed(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     network = instantiate(cfg.net)
     data = instantiate(cfg.data)
     data.check_classes(network.num_classes)
-    benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
-    data.fit_on = benchmark.fit_on
+    kept = Path(cfg.run_dir) / "benchmark"
+    benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources, keep=kept)
+    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()

@@ -258,5 +258,5 @@ def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
 def test_loaders_that_do_not_match_the_sources_are_refused() -> None:
     data = new_data()
     benchmark = Benchmark(new_network(), {"means": ClassMeans()}, data.sources)
-    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on"):
+    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on to"):
         new_trainer().test(benchmark, datamodule=data, verbose=False)

@@ -96,6 +96,7 @@ class ImageData(L.LightningDataModule):
         self.loaded: dict[str, ImageSet | StoredImages] = {}
         self.sets: dict[str, dict[str, Any]] = {}  # what became of each set, for the report
         self.fit_on: Sequence[str] = ()  # parts of the ID training images that testing begins with
+        self.tested: Sequence[str] = self.sources  # what testing goes on with
 
     @property
     def num_classes(self) -> int:
@@ -188,9 +189,9 @@ class ImageData(L.LightningDataModule):
         return self._loader(self._images("train"), self.eval_batch_size)
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Returns the loaders of the parts to fit on, then those of `sources`."""
+        """Returns the loaders of the parts to fit on, then those of `tested`."""
         images = [self._part(part) for part in self.fit_on]
-        images += [self._images(name) for name in self.sources]
+        images += [self._images(name) for name in self.tested]
         return [self._loader(each, self.eval_batch_size) for each in images]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
