@@ -1,14 +1,14 @@
 """Files that are whole or not there: written under another name, then renamed."""
 
-__all__ = ["try_to_write", "write_whole"]
+__all__ = ["try_to_write", "warn_once", "write_whole"]
 
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+warned: set[int] = set()  # disks
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -34,19 +34,19 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def try_to_write(path: Path, write: Callable[[Path], object]) -> bool:
-    """Writes as `write_whole` does, but says so once where that fails, and returns False."""
+    """Writes as `write_whole` does, or returns False where that fails, after `warn_once`."""
     try:
         write_whole(path, write)
     except OSError as error:
-        warn_once(path.parent, str(error))
+        warn_once(path, error)
         return False
     return True
 
 
-@cache
-def warn_once(folder: Path, reason: str) -> None:
-    """Says that a folder takes nothing, the first time that it does not."""
-    log.warning(
-        "%s takes no files (%s); the run goes on, and writes what it has once there is room",
-        folder, reason,
-    )  # fmt: skip
+def warn_once(path: Path, error: OSError) -> None:
+    """Says that a disk takes nothing, the first time that it does not."""
+    folder = next(each for each in path.absolute().parents if each.exists())
+    disk = folder.stat().st_dev
+    if disk not in warned:
+        warned.add(disk)
+        log.warning("%s; the run goes on, and writes what is missing once there is room", error)

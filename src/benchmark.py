@@ -2,6 +2,7 @@
 
 __all__ = ["Benchmark"]
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +19,17 @@ from src.metrics.score_table import Scores, ScoreTable
 from src.network import ForwardPass, Network
 
 
+def digest(network: Network) -> str:
+    """Returns a hash of all that a network's scores depend on: its weights and selection."""
+    content = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        content.update(name.encode())
+        if torch.is_tensor(value):
+            value = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+        content.update(value if isinstance(value, bytes) else repr(value).encode())
+    return content.hexdigest()
+
+
 class Benchmark(L.LightningModule):
     """Scores each image of each source once, with all detectors, in one forward pass.
 
@@ -30,8 +42,6 @@ class Benchmark(L.LightningModule):
         sources: names of the data sets, "id" first.
         autocast: score in the trainer's precision. By default the network runs in float32
             whatever it was trained in, so that the figures do not depend on it.
-        keep: folder for what is done, the fit and then source by source. What a benchmark that
-            was cut off has left there is not done again: `fit_on` and `remaining` name the rest.
 
     Raises:
         ValueError: if a detector is at a block that the network does not have.
@@ -46,7 +56,6 @@ class Benchmark(L.LightningModule):
         sources: Sequence[str],
         *,
         autocast: bool = False,
-        keep: Path | None = None,
     ) -> None:
         super().__init__()
         columns = expand_blocks(detectors, network)
@@ -58,12 +67,42 @@ class Benchmark(L.LightningModule):
         self.table = ScoreTable(list(columns), sources)
         self.autocast = autocast
         self.forward_passes = 0
-        self.keep = keep
-        self._done: dict[str, Any] = {"sources": 0, "forward_passes": 0}
-        if keep is not None:
-            self._take_up(keep)
-        self.remaining = tuple(sources)[self._done["sources"] :]
-        self.loaders = (*self.fit_on, *self.remaining)
+        self.remaining = tuple(sources)
+        self._keep: Path | None = None
+        self._done: dict[str, Any] = {"forward_passes": 0}
+
+    @property
+    def loaders(self) -> tuple[str, ...]:
+        """Names of the test loaders, in their order."""
+        return (*self.fit_on, *self.remaining)
+
+    def keep_in(self, folder: Path) -> None:
+        """Keeps the fit, and the scores source by source, for a benchmark that is cut off.
+
+        What such a one of the same weights has left there is not done again: `fit_on` and
+        `remaining` name the rest.
+        """
+        self._keep = folder
+        self._weights = digest(self.network)
+        fit, scores = (self._kept(folder / name) for name in ("fit.pt", "scores.pt"))
+        if self.fit_on and fit is not None:
+            self.detectors.load_state_dict(fit["state"])
+            self.fit_on = ()
+            self._done = fit
+        if scores is not None and not self.fit_on:
+            self.remaining = self.table.sources[scores["sources"] :]
+            self._done = scores
+
+    def _kept(self, file: Path) -> dict[str, Any] | None:
+        if not file.exists():
+            return None
+        kept: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        return kept if kept["weights"] == self._weights else None
+
+    def _write(self, name: str, **content: Any) -> None:
+        content |= {"weights": self._weights, "forward_passes": self.forward_passes}
+        if self._keep is not None and self.trainer.is_global_zero:
+            try_to_write(self._keep / name, lambda path: torch.save(content, path))
 
     @property
     def needs_selection(self) -> bool:
@@ -98,7 +137,7 @@ class Benchmark(L.LightningModule):
             detector.reset()
         self.table.reset()
         self.forward_passes = self._done["forward_passes"]
-        if self._done["sources"] and self.trainer.is_global_zero:
+        if "score" in self._done and self.trainer.is_global_zero:
             self.table.score.append(self._done["score"].to(self.device))
             self.table.row.append(self._done["row"].to(self.device))
 
@@ -115,34 +154,18 @@ class Benchmark(L.LightningModule):
             for detector in self.columns.values():
                 detector.fit(self.network)
                 detector.reset()
-        if self.keep is not None and self.trainer.is_global_zero:
-            fit = {"forward_passes": self.forward_passes, "state": self.detectors.state_dict()}
-            try_to_write(self.keep / "fit.pt", lambda path: torch.save(fit, path))
+        if self._keep is not None:
+            self._write("fit.pt", state=self.detectors.state_dict())
 
     def _keep_scores(self, upcoming: str) -> None:
         """Writes the scores of all sources before the upcoming one."""
-        if self.keep is None:
+        if self._keep is None:
             return
         scores = self.table.compute()
-        if self.trainer.is_global_zero:
-            columns = (scores.source, scores.index, scores.label, scores.prediction)
-            done = {
-                "sources": self.table.sources.index(upcoming),
-                "forward_passes": self.forward_passes,
-                "score": scores.score,
-                "row": torch.stack(columns, dim=1),
-            }
-            try_to_write(self.keep / "scores.pt", lambda path: torch.save(done, path))
-
-    def _take_up(self, keep: Path) -> None:
-        """Reads what a benchmark that was cut off has left."""
-        if self.fit_on and (keep / "fit.pt").exists():
-            fit = torch.load(keep / "fit.pt", map_location="cpu", weights_only=True)
-            self.detectors.load_state_dict(fit["state"])
-            self.fit_on = ()
-            self._done["forward_passes"] = fit["forward_passes"]
-        if (keep / "scores.pt").exists():
-            self._done = torch.load(keep / "scores.pt", map_location="cpu", weights_only=True)
+        columns = (scores.source, scores.index, scores.label, scores.prediction)
+        row = torch.stack(columns, dim=1)
+        sources = self.table.sources.index(upcoming)
+        self._write("scores.pt", sources=sources, score=scores.score, row=row)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Observes one batch; fits detectors on it, or adds its scores to the table."""

@@ -68,13 +68,8 @@ def evaluate(cfg: DictConfig) -> None:
     if checkpoint is not None:
         classifier.load_state_dict(checkpoint["state_dict"])
     benchmark = Benchmark(
-        network,
-        instantiate(cfg.detectors),
-        data.sources,
-        autocast=cfg.get("autocast", False),
-        keep=Path(cfg.run_dir) / "benchmark",
+        network, instantiate(cfg.detectors), data.sources, autocast=cfg.get("autocast", False)
     )
-    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     selection = None
     if network.selected is None or cfg.reselect:
         selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
@@ -87,6 +82,8 @@ def evaluate(cfg: DictConfig) -> None:
     start = perf_counter()
     if selection is not None:
         trainer.validate(classifier, datamodule=data, verbose=False)
+    benchmark.keep_in(Path(cfg.run_dir) / "benchmark")
+    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
 

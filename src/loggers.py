@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
 from lightning.pytorch.loggers import WandbLogger
@@ -80,6 +80,8 @@ def wandb_logger(
     tags: Sequence[str] = (),
     mode: str | None = None,
     init_timeout: float = 20,
+    finish_timeout: float = 120,
+    id_file: str | None = None,
     **options: Any,
 ) -> WandbLogger:
     """Returns a Lightning logger around a W&B run that neither waits for a person nor a server.
@@ -95,6 +97,9 @@ def wandb_logger(
         tags: labels of the run, such as network and data set.
         mode: `online`, `offline` or `disabled`.
         init_timeout: seconds to wait for the server before going offline.
+        finish_timeout: seconds to wait at the end for what is not uploaded yet. What is left
+            stays on the disk: `wandb sync`.
+        id_file: keeps the id of the run, so that a run that was cut off goes on as the same one.
         options: further arguments of `wandb.init`, such as `job_type` or `entity`.
     """
     identity: dict[str, Any] = {"project": project, "name": name, "save_dir": save_dir}
@@ -102,7 +107,12 @@ def wandb_logger(
         return WandbLogger(**identity)  # Lightning gives it a dummy run on these ranks
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     options |= {"project": project, "dir": save_dir, "name": name, "group": group, "tags": tags}
-    run = start_run(mode, init_timeout, options)
+    if id_file is not None and Path(id_file).exists():
+        options["id"] = Path(id_file).read_text()
+    timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    run = start_run(mode, timeouts, options)
+    if id_file is not None and not run.disabled:
+        try_to_write(Path(id_file), lambda path: path.write_text(run.id))
     run.define_metric("trainer/global_step")  # Lightning does so only for a run of its own
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     run.define_metric("epoch", hidden=True)
@@ -111,20 +121,22 @@ def wandb_logger(
     return WandbLogger(experiment=run, **identity)
 
 
-def start_run(mode: Any, init_timeout: float, options: dict[str, Any]) -> "Run":
+def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "Run":
     """Returns a run in the given mode, or offline if it can only be had by waiting."""
     import wandb
     from wandb.sdk.lib.wbauth import authenticate_session
 
     settings = wandb.setup().settings
     mode = mode or os.environ.get("WANDB_MODE") or settings.mode
-    patience = wandb.Settings(init_timeout=init_timeout)
+    patience = wandb.Settings(**timeouts)
     reason = "no API key found"
     try:  # looks where W&B itself would (environment, netrc, settings) but never asks a person
         if mode != "online" or authenticate_session(
             host=settings.base_url, source="wandb_logger", prompt=False, update_session=False
         ):
-            return wandb.init(mode=mode, settings=patience, **options)
+            # offline runs of one id meet when they are synced
+            resume: Literal["allow"] | None = "allow" if mode == "online" else None
+            return wandb.init(mode=mode, settings=patience, resume=resume, **options)
     except (wandb.Error, TimeoutError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     run = wandb.init(mode="offline", settings=wandb.Settings(silent=True), **options)

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from src.atomic import try_to_write
+from src.atomic import try_to_write, warn_once
 from src.figures import PER_BLOCK, History, read_history, save_figures
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
@@ -45,6 +45,8 @@ def write_report(
     seconds: Mapping[str, float],
     data: Mapping[str, Any] | None = None,
     loggers: Sequence[Logger] = (),
+    step: int = 0,
+    complete: bool = True,
 ) -> dict[str, Any]:
     """Writes `scores.npz`, `ood.csv`, `figures/` and, last, `metrics.json`; then logs them.
 
@@ -62,6 +64,8 @@ def write_report(
         seconds: wall time of each stage.
         data: `facts` of the images: protocol, groups, what became of each set.
         loggers: receive the scalars; a `WandbLogger` also gets tables, charts and images.
+        step: steps of the training, at which the results are logged.
+        complete: whether all that came before is on the disk.
 
     Returns:
         The content of `metrics.json`.
@@ -70,10 +74,10 @@ def write_report(
         ValueError: if a score is NaN or infinite; `scores.npz` is written nevertheless.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    whole = try_to_write(run_dir / "scores.npz", lambda path: save_scores(path, scores))
+    complete &= try_to_write(run_dir / "scores.npz", lambda path: save_scores(path, scores))
     data = data or {}
     results = ood_results(scores, data.get("groups", {}))
-    whole &= try_to_write(run_dir / "ood.csv", lambda path: save_results(path, results))
+    complete &= try_to_write(run_dir / "ood.csv", lambda path: save_results(path, results))
     figures = save_figures(
         run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
     )
@@ -91,9 +95,9 @@ def write_report(
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
     }
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    if whole and all(path.exists() for path in figures):
+    if complete and all(path.exists() for path in figures):
         try_to_write(run_dir / "metrics.json", lambda path: path.write_text(text))
-    log_report(run_dir, metrics, figures, loggers)
+    log_report(run_dir, metrics, figures, loggers, step)
     return metrics
 
 
@@ -192,6 +196,7 @@ def log_report(
     metrics: Mapping[str, Any],
     figures: Sequence[Path],
     loggers: Sequence[Logger],
+    step: int,
 ) -> None:
     """Sends `ood/<source>/<detector>/<metric>` to every logger, and more to W&B.
 
@@ -205,10 +210,13 @@ def log_report(
         for key, value in row.items()
     }
     for logger in loggers:
-        logger.log_metrics(scalars)
+        logger.log_metrics(scalars, step)
         logger.save()
         if isinstance(logger, WandbLogger) and (run_dir / "metrics.json").exists():
-            log_to_wandb(logger, run_dir, metrics, figures)
+            try:
+                log_to_wandb(logger, run_dir, metrics, figures)
+            except OSError as error:  # it copies the images
+                warn_once(run_dir / "wandb", error)
 
 
 def log_to_wandb(

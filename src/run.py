@@ -127,11 +127,20 @@ class AtomicCheckpoints(TorchCheckpointIO):
     into the folder for temporary files, which may be on another disk.
     """
 
+    _missing: tuple[dict[str, Any], Path] | None = None
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         """Writes and renames."""
-        try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
+        written = try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
+        self._missing = None if written else (checkpoint, path)
+
+    def complete(self) -> bool:
+        """Whether the latest checkpoint is on the disk, after another try if it is not."""
+        if self._missing is not None:
+            self.save_checkpoint(*self._missing)
+        return self._missing is None
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
@@ -193,6 +202,7 @@ def report(
             Path(cfg.run_dir).rmdir()
         return
     run_dir = Path(cfg.run_dir)
+    checkpoints = cast(AtomicCheckpoints, trainer.strategy.checkpoint_io)
     metrics = write_report(
         run_dir,
         benchmark.scores,
@@ -204,6 +214,8 @@ def report(
         seconds=seconds,
         data=data.facts(benchmark.scores.counts if trainer.limit_test_batches == 1.0 else None),
         loggers=trainer.loggers,
+        step=trainer.global_step,
+        complete=checkpoints.complete(),
     )
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
     if not (run_dir / "metrics.json").exists():

@@ -35,9 +35,7 @@ def train(cfg: DictConfig) -> None:
     network = instantiate(cfg.net)
     data = instantiate(cfg.data)
     data.check_classes(network.num_classes)
-    kept = Path(cfg.run_dir) / "benchmark"
-    benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources, keep=kept)
-    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
+    benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()
@@ -50,6 +48,8 @@ def train(cfg: DictConfig) -> None:
     start = perf_counter()
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = perf_counter()
+    benchmark.keep_in(Path(cfg.run_dir) / "benchmark")
+    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
     seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
     report(cfg, trainer, benchmark, data, seconds)

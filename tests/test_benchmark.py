@@ -1,6 +1,7 @@
 """Laws of the benchmark, on real test loops over a tiny network."""
 
-from math import ceil
+from math import ceil, inf
+from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from src.benchmark import Benchmark
 from src.data import ImageData, ImageSet
-from src.detectors import MSP, Detector, Energy, FeatureNorm, MaxLogit
+from src.detectors import MSP, SHE, Detector, Energy, FeatureNorm, MaxLogit
 from src.metrics import Scores, feature_norm
 from src.models import ResNet
 from src.network import ForwardPass, Network, Reader
@@ -258,5 +259,56 @@ def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
 def test_loaders_that_do_not_match_the_sources_are_refused() -> None:
     data = new_data()
     benchmark = Benchmark(new_network(), {"means": ClassMeans()}, data.sources)
-    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on to"):
+    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on"):
         new_trainer().test(benchmark, datamodule=data, verbose=False)
+
+
+class Fails(MSP):
+    """Scores so many batches and no more."""
+
+    def __init__(self, batches: float) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def score(self, seen: ForwardPass) -> Tensor:
+        self.batches -= 1
+        if self.batches < 0:
+            raise RuntimeError("cut off")
+        return super().score(seen)
+
+
+def kept_run(folder: Path, batches: float, network: Network) -> Benchmark:
+    data = new_data()
+    detectors = {"she": SHE(), "msp": Fails(batches)}
+    benchmark = Benchmark(network, detectors, data.sources)
+    benchmark.keep_in(folder)
+    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
+    new_trainer().test(benchmark, datamodule=data, verbose=False)
+    return benchmark
+
+
+@pytest.mark.parametrize("sources", range(len(COUNTS)))
+def test_a_benchmark_that_was_cut_off_goes_on_at_the_source_where_it_was(
+    sources: int, tmp_path: Path
+) -> None:
+    whole = kept_run(tmp_path / "whole", inf, new_network())
+    batches = [ceil(count / BATCH) for count in COUNTS.values()]
+    with pytest.raises(RuntimeError, match="cut off"):
+        kept_run(tmp_path / "cut", sum(batches[:sources]), new_network())
+    rest = kept_run(tmp_path / "cut", inf, new_network())
+    assert rest.remaining == tuple(COUNTS)[sources:]
+    assert rest.fit_on == ()
+    assert rest.scores.score.equal(whole.scores.score)
+    assert rest.scores.index.equal(whole.scores.index)
+    assert rest.scores.prediction.equal(whole.scores.prediction)
+    assert rest.forward_passes == whole.forward_passes
+
+
+def test_what_a_benchmark_of_other_weights_has_left_is_not_taken(tmp_path: Path) -> None:
+    kept_run(tmp_path, inf, new_network())
+    other = new_network()
+    with torch.no_grad():
+        other.head.bias[0] += 1
+    assert kept_run(tmp_path, inf, other).scores.score.equal(
+        kept_run(tmp_path / "new", inf, other).scores.score
+    )

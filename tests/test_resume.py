@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import pytest
@@ -45,45 +44,49 @@ def killed_after(epochs: int, run_dir: Path, *more: str) -> None:
         process.send_signal(signal.SIGKILL)
 
 
-def numbers(results: Any) -> list[float]:
-    """All numbers of nested mappings."""
-    if isinstance(results, dict):
-        return [number for each in results.values() for number in numbers(each)]
-    return [results]
+MOMENTS = ("training", "validation", "checkpoint", "benchmark")
 
 
-def test_a_killed_training_ends_as_one_that_was_left_alone(
-    process: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
+    finished_run: Path,
+    process: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert process("src.train", *SHORT, f"hydra.run.dir={whole}").returncode == 0
-    killed_after(1, killed)
-    assert not (killed / "metrics.json").exists()
-    asked = (killed / "config.yaml").read_text()
-    done = process("src.train", f"resume={killed}", f"hydra.run.dir={tmp_path / 'command'}")
+    run = tmp_path / "run"
+    begin = ["trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run}"]
+    resume = [f"resume={run}", f"hydra.run.dir={tmp_path / 'command'}"]
+    for moment in MOMENTS:
+        killed = process("tests.killed", moment, *(resume if run.exists() else begin))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (run / "metrics.json").exists()
+    asked = (run / "config.yaml").read_text()
+    assert (run / "benchmark/scores.pt").exists()
+    done = process("src.train", *resume)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "command").exists()
+    assert (run / "config.yaml").read_text() == asked
 
+    files = [
+        {path.relative_to(each) for path in each.rglob("*.*") if "wandb" not in path.parts}
+        for each in (finished_run, run)
+    ]
+    assert files[0] == files[1]
+    for name in ("norm_ratio.csv", "metrics.csv", "ood.csv"):
+        assert (run / name).read_text() == (finished_run / name).read_text()
     one, other = (
-        torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (whole, killed)
+        torch.load(each / "checkpoints/last.ckpt", weights_only=True)
+        for each in (finished_run, run)
     )
-    assert one["epoch"] == other["epoch"] == 2
     assert one["global_step"] == other["global_step"]
     for key, value in one["state_dict"].items():
         same = torch.equal if torch.is_tensor(value) else dict.__eq__  # the selection is a dict
         assert same(value, other["state_dict"][key]), key
-    ratio = [
-        {(row["epoch"], row["block"]): row["ratio"] for row in rows(run / "norm_ratio.csv")}
-        for run in (whole, killed)
-    ]
-    assert ratio[0] == ratio[1]
-    results = [
-        json.loads((run / "metrics.json").read_text())["detectors"] for run in (whole, killed)
-    ]
-    assert numbers(results[0]) == numbers(results[1])
-    epochs = {row["epoch"] for row in rows(killed / "metrics.csv") if row["val/accuracy"]}
-    assert epochs == {"0", "1", "2"}
-    assert (killed / "config.yaml").read_text() == asked
+    metrics = [json.loads((each / "metrics.json").read_text()) for each in (finished_run, run)]
+    for key in ("detectors", "counts", "forward_passes", "id_accuracy", "norm_ratio"):
+        assert metrics[0][key] == metrics[1][key]
+    begun = list((run / "wandb").glob("offline-run-*"))
+    assert len(begun) == len(MOMENTS) + 1
+    assert len({path.name.rpartition("-")[2] for path in begun}) == 1  # one run, when synced
 
 
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(
