@@ -1,6 +1,6 @@
 """Files that are whole or not there: written under another name, then renamed."""
 
-__all__ = ["try_to_write", "warn_once", "write_whole"]
+__all__ = ["try_to_write", "write_whole"]
 
 import logging
 from collections.abc import Callable
@@ -34,19 +34,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def try_to_write(path: Path, write: Callable[[Path], object]) -> bool:
-    """Writes as `write_whole` does, or returns False where that fails, after `warn_once`."""
+    """Writes as `write_whole` does; a failure is said, once for a disk, and False returned."""
     try:
         write_whole(path, write)
     except OSError as error:
-        warn_once(path, error)
+        folder = next(each for each in path.absolute().parents if each.exists())
+        disk = folder.stat().st_dev
+        if disk not in warned:
+            warned.add(disk)
+            log.warning("%s; the run goes on, and writes what is missing when it can", error)
         return False
     return True
-
-
-def warn_once(path: Path, error: OSError) -> None:
-    """Says that a disk takes nothing, the first time that it does not."""
-    folder = next(each for each in path.absolute().parents if each.exists())
-    disk = folder.stat().st_dev
-    if disk not in warned:
-        warned.add(disk)
-        log.warning("%s; the run goes on, and writes what is missing once there is room", error)

@@ -234,8 +234,8 @@ def main(cfg: DictConfig) -> None:
     try:
         evaluate(cfg)
     finally:
-        if wandb := sys.modules.get("wandb"):
-            wandb.finish()  # so that the next job of a sweep starts a run of its own
+        if loggers := sys.modules.get("src.loggers"):
+            loggers.finish_wandb()
 
 
 if __name__ == "__main__":

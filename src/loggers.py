@@ -1,16 +1,19 @@
 """Weights & Biases that never blocks: online where it can be, else offline and synced later."""
 
-__all__ = ["CSVLogger", "wandb_logger"]
+__all__ = ["CSVLogger", "Dispensable", "finish_wandb", "wandb_logger"]
 
 import csv
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -69,6 +72,50 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, sorted(set().union(*rows)))
         writer.writeheader()
         writer.writerows(rows)
+
+
+class Dispensable(Logger):
+    """A logger whose loss a run outlives: the first error is said, and then it is left alone."""
+
+    lost = False
+
+    def attempt(self, log_it: Callable[[], object]) -> None:
+        """Calls `log_it`, unless the logger is lost by now."""
+        if self.lost:
+            return
+        try:
+            log_it()
+        except Exception as error:
+            self.lost = True
+            log.warning(
+                "%s is lost (%s: %s); the run goes on, and metrics.csv and metrics.json have all",
+                type(self).__name__, type(error).__name__, error,
+            )  # fmt: skip
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs scalars."""
+        log_them = super().log_metrics  # type: ignore[safe-super]
+        self.attempt(lambda: log_them(dict(metrics), step))
+
+    def save(self) -> None:
+        """Writes what is not written yet."""
+        self.attempt(super().save)
+
+    def finalize(self, status: str) -> None:
+        """Ends the log."""
+        finalize = super().finalize
+        self.attempt(lambda: finalize(status))
+
+
+class WandbLogger(Dispensable, LightningWandbLogger):
+    """Lightning's logger of Weights & Biases."""
+
+
+def finish_wandb() -> None:
+    """Ends the run of W&B, if there is one, so that the next job of a sweep starts its own."""
+    if wandb := sys.modules.get("wandb"):
+        with suppress(OSError, wandb.Error):  # it was lost before, which was said
+            wandb.finish()
 
 
 def wandb_logger(

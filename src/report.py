@@ -8,18 +8,20 @@ import math
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from src.atomic import try_to_write, warn_once
+from src.atomic import try_to_write
 from src.figures import PER_BLOCK, History, read_history, save_figures
+from src.loggers import WandbLogger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 
@@ -213,10 +215,7 @@ def log_report(
         logger.log_metrics(scalars, step)
         logger.save()
         if isinstance(logger, WandbLogger) and (run_dir / "metrics.json").exists():
-            try:
-                log_to_wandb(logger, run_dir, metrics, figures)
-            except OSError as error:  # it copies the images
-                warn_once(run_dir / "wandb", error)
+            logger.attempt(partial(log_to_wandb, logger, run_dir, metrics, figures))
 
 
 def log_to_wandb(

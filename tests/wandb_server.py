@@ -13,6 +13,9 @@ from typing import Any
 def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
     if "viewer" in query:
         return {"viewer": {"id": "u", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
+    if "createRunFiles" in query:
+        files = [{"name": name, "uploadUrl": address + name} for name in variables["files"]]
+        return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
     if "upsertBucket" not in query:
         return {}
     project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "me"}}
@@ -21,6 +24,9 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
         "config": "{}", "historyLineCount": 0, "project": project,
     }  # fmt: skip
     return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+
+
+address = f"http://127.0.0.1:{sys.argv[1]}/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,8 +39,14 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(raw)
         with open(sys.argv[2], "a") as log:  # noqa: PTH123
             log.write(json.dumps({"path": self.path, "body": body}) + "\n")
-        data = answer(body.get("query", ""), body.get("variables") or {})
-        reply = json.dumps({"data": data}).encode()
+        self.reply({"data": answer(body.get("query", ""), body.get("variables") or {})})
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply({})
+
+    def reply(self, content: dict[str, Any]) -> None:
+        reply = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(reply)))
