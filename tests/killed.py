@@ -21,8 +21,10 @@ def end() -> None:
 
 
 class Kill(L.Callback):
-    def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
-        if moment == "training" and trainer.current_epoch == 1 and trainer.global_step % 12 == 5:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if moment == "training" and trainer.current_epoch == 1 and batch_idx == 3:
             end()
 
     def on_validation_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
