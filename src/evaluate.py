@@ -25,16 +25,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from src.classifier import Classifier
     from src.network import Network
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Rebuilds network and data, selects a block if need be, benchmarks in `cfg.run_dir`."""
-    import lightning as L
-
     from src.benchmark import Benchmark
     from src.classifier import Classifier
-    from src.run import new_trainer, report, show
+    from src.run import new_trainer, report, seed_everything, show
+    from src.targets import check_installed, check_targets
 
     parse_overrides = OverridesParser.create().parse_overrides
     asked = [o.key_or_group for o in parse_overrides(HydraConfig.get().overrides.task)]
@@ -45,7 +45,8 @@ def evaluate(cfg: DictConfig) -> None:
             named = {key.split(".")[0] for key in asked}
             check_targets({k: v for k, v in checkpoint["config"].items() if k not in named})
         cfg = complete(cfg, checkpoint["config"], asked)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    check_installed(OmegaConf.to_container(cfg, resolve=False))
+    seed_everything(cfg.seed)
     if list_only:
         show(block_list(instantiate(without_weights(cfg.net))))
         with suppress(OSError):  # Hydra has opened it; one that was there before may hold files
@@ -56,9 +57,9 @@ def evaluate(cfg: DictConfig) -> None:
     network = instantiate(cfg.net)
     classifier = Classifier(network, channels_last=cfg.optim.channels_last)
     data = instantiate(cfg.data)
-    data.check_classes(network.num_classes)
+    data.check_network(network.num_classes, network.image_shape)
     if checkpoint is not None:
-        classifier.load_state_dict(checkpoint["state_dict"])
+        load_state(classifier, checkpoint["state_dict"], cfg.checkpoint)
     benchmark = Benchmark(
         network, instantiate(cfg.detectors), data.sources, autocast=cfg.get("autocast", False)
     )
@@ -77,21 +78,6 @@ def evaluate(cfg: DictConfig) -> None:
         trainer.validate(classifier, datamodule=data, verbose=False)
     trainer.test(benchmark, datamodule=data, verbose=False)
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
-
-
-# what a checkpoint may name: constructors that do nothing but construct
-TRUSTED = (
-    "src.",
-    "torchvision.models.",
-    "timm.create_model",
-    "torch.nn.",
-    "torch.optim.",
-    "lightning.Trainer",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "lightning.pytorch.strategies.",
-    "datetime.timedelta",
-)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -114,11 +100,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, EOFError, RuntimeError):  # torch advises to trust the file instead
         checkpoint = None
-    if not isinstance(checkpoint, dict) or not checkpoint.get("config"):
+    parts = {"config", "state_dict"}
+    if not isinstance(checkpoint, dict) or not all(checkpoint.get(part) for part in parts):
         raise ValueError(
             f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
-            "which is none or is cut short; load the weights of another project with "
-            f"net=<network> net.weights={path}"
+            "which is none or is cut short; take the one beside it (best.ckpt, last.ckpt), or "
+            f"load the weights of another project with net=<network> net.weights={path}"
         )
     if checkpoint.get("format", 0) > FORMAT:
         raise ValueError(
@@ -128,25 +115,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def check_targets(config: Any, path: str = "") -> None:
-    """Refuses a checkpoint's configuration that would call what no training of ours calls.
+def load_state(classifier: "Classifier", state: dict[str, Any], path: str) -> None:
+    """Loads the weights and the selection of a checkpoint.
 
     Raises:
-        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
-            layers or Lightning's trainer.
+        ValueError: if they are of another network.
     """
-    if isinstance(config, list):
-        config = dict(enumerate(config))
-    if isinstance(config, dict):
-        target = config.get("_target_", TRUSTED[0])
-        if not str(target).startswith(TRUSTED):
-            raise ValueError(
-                f"expected a checkpoint that builds what this project trains, got {path}_target_: "
-                f"{target}; if you trust it, name the group on the command line, such as "
-                "net=<your config>, or set trust=true"
-            )
-        for key, value in config.items():
-            check_targets(value, f"{path}{key}.")
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        first = ": ".join(line.strip(": ") for line in str(error).splitlines()[:2])
+        raise ValueError(
+            f"expected weights of {type(classifier.network.net).__name__} as configured, got "
+            f"{path}, which is of another network ({first[:300]}); leave out net=, since a "
+            "checkpoint brings its own"
+        ) from None
 
 
 def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> DictConfig:
