@@ -75,18 +75,26 @@ def find_blocks(
         image_shape: (C, H, W) of the images that were traced.
 
     Raises:
-        ValueError: if nothing matches, a listed path does not exist, or a block does not run
-            exactly once or does not return a feature map.
+        ValueError: if none is named, nothing matches, a listed path does not exist, or a block
+            does not run exactly once or does not return a feature map.
     """
     net = root.module
     paths = [path for path, _ in net.named_modules() if path]
     wanted = [blocks] if isinstance(blocks, str) else list(blocks)
+    if not wanted:
+        raise ValueError("expected blocks, got an empty list; name some, or null to find them")
     if isinstance(blocks, str):
-        found = [path for path in paths if re.fullmatch(blocks, path)]
+        try:
+            found = [path for path in paths if re.fullmatch(blocks, path)]
+        except re.error as error:
+            raise ValueError(
+                f"expected blocks to be a regular expression over module paths, got {blocks!r}: "
+                f"{error}; correct it, or give a list of paths"
+            ) from error
     else:
         found = [path for path in wanted if path in paths]
     if not found or len(found) < len(wanted):
-        wrong = next((path for path in wanted if path not in found), "none")
+        wrong = next(path for path in wanted if path not in found)
         raise ValueError(
             f"expected modules of {type(net).__name__} as blocks, got {wrong!r}; "
             f"near it are {', '.join(get_close_matches(wrong, paths, n=5, cutoff=0))}"

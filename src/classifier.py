@@ -55,6 +55,8 @@ class Classifier(L.LightningModule):
         self.scheduler = scheduler
         self.interval = interval
         self.config = config
+        if optimizer is not None:
+            self._build(total_steps=100)  # any number: what does not fit shows here, not later
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         # in a tuple, so that nn.Module does not take the compiled network for a submodule
@@ -127,15 +129,22 @@ class Classifier(L.LightningModule):
             raise ValueError(
                 "expected an optimizer to train with, got none; choose one with optim=..."
             )
-        optimizer = self.optimizer(self.network.parameters())
-        if self.scheduler is None:
-            return optimizer
-        steps = (
-            {"total_steps": int(self.trainer.estimated_stepping_batches)}
-            if self.interval == "step"
-            else {}
-        )
-        scheduler = self.scheduler(optimizer, **steps)
+        steps = int(self.trainer.estimated_stepping_batches) if self.interval == "step" else 0
+        return self._build(total_steps=steps)
+
+    def _build(self, *, total_steps: int) -> Any:
+        assert self.optimizer is not None
+        try:
+            optimizer = self.optimizer(self.network.parameters())
+            if self.scheduler is None:
+                return optimizer
+            steps = {"total_steps": total_steps} if self.interval == "step" else {}
+            scheduler = self.scheduler(optimizer, **steps)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"expected an optimizer and a scheduler that fit together, got: {error}; correct "
+                "optim.optimizer, optim.scheduler or optim.interval"
+            ) from error
         return [optimizer], [{"scheduler": scheduler, "interval": self.interval}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ __all__ = ["evaluate", "main"]
 import sys
 from contextlib import suppress
 from pathlib import Path
-from pickle import UnpicklingError
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +29,11 @@ if TYPE_CHECKING:
 
 def evaluate(cfg: DictConfig) -> None:
     """Rebuilds network and data, selects a block if need be, benchmarks in `cfg.run_dir`."""
-    import lightning as L
-
     from src.benchmark import Benchmark
+    from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
-    from src.run import is_finished, new_trainer, report, resumed, show
+    from src.run import is_finished, new_trainer, report, resumed, seed_everything, show
+    from src.targets import check_installed, check_targets
 
     if is_finished(cfg):
         return
@@ -53,7 +52,8 @@ def evaluate(cfg: DictConfig) -> None:
     with open_dict(cfg):
         selects = any(key.split(".")[0] == "selection" for key in asked)
         cfg.reselect = cfg.get("reselect", False) or selects
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    check_installed(OmegaConf.to_container(cfg, resolve=False))
+    seed_everything(cfg.seed)
     if list_only:
         show(block_list(instantiate(without_weights(cfg.net))))
         with suppress(OSError):  # Hydra has opened it; one that was there before may hold files
@@ -64,9 +64,9 @@ def evaluate(cfg: DictConfig) -> None:
     network = instantiate(cfg.net)
     classifier = Classifier(network, channels_last=cfg.optim.channels_last)
     data = instantiate(cfg.data)
-    data.check_classes(network.num_classes)
+    data.check_network(network.num_classes, network.image_shape)
     if checkpoint is not None:
-        classifier.load_state_dict(checkpoint["state_dict"])
+        load_state(classifier, checkpoint["state_dict"], cfg.checkpoint)
     benchmark = Benchmark(
         network, instantiate(cfg.detectors), data.sources, autocast=cfg.get("autocast", False)
     )
@@ -86,76 +86,6 @@ def evaluate(cfg: DictConfig) -> None:
     data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
-
-
-# what a checkpoint may name: constructors that do nothing but construct
-TRUSTED = (
-    "src.",
-    "torchvision.models.",
-    "timm.create_model",
-    "torch.nn.",
-    "torch.optim.",
-    "lightning.Trainer",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "lightning.pytorch.strategies.",
-    "datetime.timedelta",
-)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the checkpoint of a training, read without running any code from it.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a checkpoint of `src.train`.
-    """
-    import torch
-
-    from src.classifier import FORMAT
-
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected a checkpoint, got no file at {path}; set checkpoint=..."
-        )
-    checkpoint: dict[str, Any] | None
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError):  # torch advises to trust the file instead
-        checkpoint = None
-    if not isinstance(checkpoint, dict) or not checkpoint.get("config"):
-        raise ValueError(
-            f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
-            "which is none or is cut short; load the weights of another project with "
-            f"net=<network> net.weights={path}"
-        )
-    if checkpoint.get("format", 0) > FORMAT:
-        raise ValueError(
-            f"expected a checkpoint of format {FORMAT} or before, got {checkpoint['format']} in "
-            f"{path}; it was made by a later version: update this one"
-        )
-    return checkpoint
-
-
-def check_targets(config: Any, path: str = "") -> None:
-    """Refuses a checkpoint's configuration that would call what no training of ours calls.
-
-    Raises:
-        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
-            layers or Lightning's trainer.
-    """
-    if isinstance(config, list):
-        config = dict(enumerate(config))
-    if isinstance(config, dict):
-        target = config.get("_target_", TRUSTED[0])
-        if not str(target).startswith(TRUSTED):
-            raise ValueError(
-                f"expected a checkpoint that builds what this project trains, got {path}_target_: "
-                f"{target}; if you trust it, name the group on the command line, such as "
-                "net=<your config>, or set trust=true"
-            )
-        for key, value in config.items():
-            check_targets(value, f"{path}{key}.")
 
 
 def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> DictConfig:

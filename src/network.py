@@ -90,8 +90,9 @@ class Network(nn.Module):
             torchvision.
 
     Raises:
-        ValueError: if a block does not exist, does not run exactly once or does not return a
-            feature map, if no linear layer produces the logits, or if the weights do not fit.
+        ValueError: if the net does not take such images, a block does not exist, does not run
+            exactly once or does not return a feature map, if no linear layer produces the logits,
+            or if the weights do not fit.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -118,9 +119,20 @@ class Network(nn.Module):
             load_weights(net, weights)
         self.net = net
         self.image_shape = tuple(image_shape)
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(
+                f"expected image_shape to be channels, height and width, got {self.image_shape}; "
+                "set it to those of the images"
+            )
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
-        root, logits = trace(net, lambda: self(torch.zeros(2, *self.image_shape)))
+        try:
+            root, logits = trace(net, lambda: self(torch.zeros(2, *self.image_shape)))
+        except RuntimeError as error:
+            raise ValueError(
+                f"expected a {type(net).__name__} that takes images of image_shape "
+                f"{self.image_shape}, got: {error}; correct image_shape, or choose another net"
+            ) from error
         self.head_path = find_head(root, logits)
         paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
         self.places = find_blocks(root, paths, self.image_shape)

@@ -1,14 +1,16 @@
 """What training and evaluation share: the run directory, the trainer, the report."""
 
 __all__ = [
-    "AtomicCheckpoints",
+    "Opening",
     "callbacks",
+    "check_fresh",
     "is_finished",
     "new_trainer",
     "open_run",
     "quiet_lightning",
     "report",
     "resumed",
+    "seed_everything",
     "show",
 ]
 
@@ -22,40 +24,54 @@ from shutil import rmtree
 from typing import Any, cast
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from src.atomic import try_to_write, write_whole
+from src.atomic import write_whole
 from src.benchmark import Benchmark
+from src.checkpoint import AtomicCheckpoints
 from src.data import ImageData
 from src.report import block_table, result_table, write_report
 
 
+def seed_everything(seed: Any) -> None:
+    """Seeds Python, NumPy and torch, in this process and in the workers of loaders.
+
+    Raises:
+        ValueError: if the seed is none that all of them take.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"expected a seed within 0..{2**32 - 1}, got {seed!r}; set seed=<number>")
+    L.seed_everything(seed, workers=True, verbose=False)
+
+
 @rank_zero_only
-def open_run(cfg: DictConfig) -> None:
-    """Writes the resolved configuration into a fresh run directory; one to resume has it.
+def check_fresh(cfg: DictConfig) -> None:
+    """Refuses a run directory that is taken, unless its run is to be resumed.
 
     Raises:
         FileExistsError: if an earlier run is there.
     """
-    path = Path(cfg.run_dir) / "config.yaml"
-    if path.exists():
-        if cfg.get("resume"):
-            return
+    if (Path(cfg.run_dir) / "config.yaml").exists() and not cfg.get("resume"):
         raise FileExistsError(
             f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
             f"run; choose another hydra.run.dir, or go on with it: resume={cfg.run_dir}"
         )
-    write_whole(path, lambda partial: OmegaConf.save(cfg, partial, resolve=True))
+
+
+@rank_zero_only
+def open_run(cfg: DictConfig) -> None:
+    """Writes the resolved configuration into the run directory; one to resume has it."""
+    path = Path(cfg.run_dir) / "config.yaml"
+    if not path.exists():
+        write_whole(path, lambda partial: OmegaConf.save(cfg, partial, resolve=True))
 
 
 def is_finished(cfg: DictConfig) -> bool:
@@ -75,7 +91,8 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
     Raises:
         FileNotFoundError: if there is no run.
         FileExistsError: if it is finished.
-        ValueError: if another command began it.
+        ValueError: if another command began it, or if anything else is asked for, which the run's
+            own configuration would hide.
     """
     if cfg.resume is None:
         return cfg, None
@@ -91,6 +108,12 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
         raise FileExistsError(
             f"expected a run that was cut off, got {run_dir}, which is finished; see its "
             "metrics.json, or start a new run"
+        )
+    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    if others and cfg.resume != "auto":
+        raise ValueError(
+            "expected resume= alone, as a run goes on with the configuration it began with, got "
+            f"{' '.join(others)} beside it; leave that out, or start a new run"
         )
     saved = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(saved, DictConfig)
@@ -120,44 +143,56 @@ def callbacks(cfg: DictConfig) -> list[L.Callback]:
     return [best, last, LearningRateMonitor(logging_interval="epoch")]
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the one before it and renames it: a kill leaves one of them.
+class Opening(L.Callback):
+    """Opens the run when its images are decoded: what was refused until then leaves no file.
 
-    Where there is no room, the one before is kept, and training goes on. Lightning's own writes
-    into the folder for temporary files, which may be on another disk.
+    Lightning sets the data up before it sets the callbacks up.
     """
 
-    _missing: tuple[dict[str, Any], Path] | None = None
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg, self.opened = cfg, False
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
-    ) -> None:
-        """Writes and renames."""
-        written = try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
-        self._missing = None if written else (checkpoint, path)
-
-    def complete(self) -> bool:
-        """Whether the latest checkpoint is on the disk, after another try if it is not."""
-        if self._missing is not None:
-            self.save_checkpoint(*self._missing)
-        return self._missing is None
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        """Starts the loggers and writes the configuration, before the first stage."""
+        if self.opened:
+            return
+        trainer.loggers = list(instantiate(self.cfg.logger).values())
+        open_run(self.cfg)
+        config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):  # beside its file lies config.yaml
+                logger.log_hyperparams(config)
+        self.opened = True
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
-    """Opens the run and returns the configured trainer, with its loggers.
+    """Returns the configured trainer, which will open the run.
 
     Raises:
         FileExistsError: if an earlier run is in the run directory.
-        RuntimeError: for a sweep of many-process runs that Lightning would have to launch.
+        ValueError: if it is to train for no epoch.
+        RuntimeError: if torchrun started other processes than the trainer's, or for a sweep of
+            many-process runs that Lightning would have to launch.
     """
     quiet_lightning()
     trainer: L.Trainer = instantiate(
         cfg.trainer,
-        callbacks=[callback for callback in callbacks if callback is not None],
+        callbacks=[Opening(cfg), *(callback for callback in callbacks if callback is not None)],
         logger=False,
         default_root_dir=cfg.run_dir,
         plugins=AtomicCheckpoints(),
     )
+    if not isinstance(trainer.max_epochs, int) or trainer.max_epochs == 0:
+        raise ValueError(
+            f"expected trainer.max_epochs of at least 1, or -1 for no end, got "
+            f"{trainer.max_epochs}; to benchmark without training: python -m src.evaluate"
+        )
+    started = int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if started not in (None, trainer.world_size):
+        raise RuntimeError(
+            f"expected a trainer of the {started} processes that torchrun started, got one of "
+            f"{trainer.world_size}, so that each would train alone; set trainer=ddp"
+        )
     sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if sweeping and trainer.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise RuntimeError(
@@ -165,12 +200,7 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
             f"{trainer.world_size} processes, which Lightning cannot launch from a sweep; "
             "start the sweep with torchrun --nproc-per-node=N -m src.train -m ..."
         )
-    open_run(cfg)  # not earlier: what was refused until here leaves no file behind
-    trainer.loggers = list(instantiate(cfg.logger).values())
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    for logger in trainer.loggers:
-        if not isinstance(logger, CSVLogger):  # beside its file lies config.yaml
-            logger.log_hyperparams(config)
+    check_fresh(cfg)
     return trainer
 
 

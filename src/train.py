@@ -22,26 +22,29 @@ from omegaconf import DictConfig, OmegaConf
 
 def train(cfg: DictConfig) -> None:
     """Runs one experiment and leaves its results in `cfg.run_dir`."""
-    import lightning as L
-
     from src.benchmark import Benchmark
+    from src.checkpoint import load_checkpoint
     from src.classifier import Classifier
-    from src.run import callbacks, is_finished, new_trainer, report, resumed
+    from src.run import callbacks, is_finished, new_trainer, report, resumed, seed_everything
+    from src.targets import check_installed
 
     if is_finished(cfg):
         return
     cfg, checkpoint = resumed(cfg)
-    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    if checkpoint is not None:
+        load_checkpoint(checkpoint)  # Lightning reads it late, and any format
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+    check_installed(config)
+    seed_everything(cfg.seed)
     network = instantiate(cfg.net)
     data = instantiate(cfg.data)
-    data.check_classes(network.num_classes)
+    data.check_network(network.num_classes, network.image_shape)
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
         benchmark.check_selection()
     else:
         selection.check(network)
-    config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
     classifier = Classifier(network, **instantiate(cfg.optim), config=config)
 
     trainer = new_trainer(cfg, [selection, *callbacks(cfg)])

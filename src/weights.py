@@ -33,7 +33,8 @@ def load_weights(net: nn.Module, weights: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is neither such a file nor such a name, or no download.
-        ValueError: if the file holds no state dict, or keys or shapes differ.
+        ValueError: if the file holds no state dict, weights are not finite, or keys or shapes
+            differ.
     """
     path = Path(weights)
     state = _unwrapped(_read(path if path.is_file() else _of_torchvision(str(weights))), net)
@@ -50,6 +51,13 @@ def load_weights(net: nn.Module, weights: str | Path) -> None:
             f"expected the {len(own)} entries of {type(net).__name__}, got {weights}, of which "
             f"{_misfit(own, state) or ' '.join(str(error).split())}"
         ) from None
+    loaded = net.state_dict()
+    if broken := [key for key in own if not loaded[key].isfinite().all()]:
+        net.load_state_dict(own)
+        raise ValueError(
+            f"expected finite weights, got NaN or infinity in {broken[0]} of {weights}; fetch it "
+            "again, or take an earlier checkpoint of that training"
+        )
 
 
 def _read(path: Path) -> Any:

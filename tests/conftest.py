@@ -8,10 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 REPOSITORY = Path(__file__).parent.parent
 # what a launcher, W&B or Lightning leave in the environment; it would change what a test starts
@@ -28,7 +31,9 @@ FOREIGN = (
     "GROUP_",
     "WORLD_SIZE",
 )
+OOD_FOLDERS = ("svhn", "textures", "tiny_imagenet", "scenes_resize", "scenes_crop")
 Command = Callable[..., None]
+Refused = Callable[..., str]
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -55,13 +60,72 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Command:
     """`python -m module argument...` within this process: quick, and errors come as raised."""
 
     def run(module: str, *arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", [module, *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "'src.* found in sys.modules", RuntimeWarning)
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        run_as_main(monkeypatch, module, *arguments)
 
     return run
+
+
+def run_as_main(monkeypatch: pytest.MonkeyPatch, module: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'src.* found in sys.modules", RuntimeWarning)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: Callable[[Path], dict[str, str]],
+    request: pytest.FixtureRequest,
+) -> Iterator[Refused]:
+    """`python -m module argument...` that must fail; returns what the user sees, in one line.
+
+    It runs within this process, but ends as it does for a user: an exit code, and words on
+    stderr. Its exit code is 1; no optimizer steps; no file comes, goes or changes in `tmp_path`,
+    where it works, nor in the finished run if the test has one.
+    """
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    steps: list[Any] = []
+    hook = register_optimizer_step_pre_hook(lambda *step: steps.append(step))
+
+    def run(module: str, *arguments: str) -> str:
+        kept = [tmp_path]
+        if "finished_run" in request.fixturenames:
+            kept.append(request.getfixturevalue("finished_run"))
+        before = [content(folder) for folder in kept]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            run_as_main(monkeypatch, module, *arguments)
+        said = capsys.readouterr()
+        assert stopped.value.code == 1, said.err
+        assert not steps
+        assert [content(folder) for folder in kept] == before
+        return " ".join((said.err or said.out).split())
+
+    yield run
+    hook.remove()
+
+
+@pytest.fixture
+def image_folders(tmp_path: Path) -> Path:
+    """A data_dir for `data=cifar10_folder`: two images of each class, one of each OOD set."""
+    for part, count in (("train", 2), ("test", 1)):
+        for name in range(10):
+            save_images(tmp_path / f"data/cifar10/{part}/{name}", count)
+    for number, name in enumerate(OOD_FOLDERS):
+        save_images(tmp_path / f"data/ood32/{name}", 1, grey=100 + number)
+    return tmp_path / "data"
+
+
+def save_images(folder: Path, count: int, *, grey: int = 0) -> None:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (32, 32), (grey, number, 0)).save(folder / f"{number}.png")
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def training_of(cfg: DictConfig) -> tuple[Classifier, Benchmark]:
     """What `src.train` builds before it trains."""
     network, data = instantiate(cfg.net), instantiate(cfg.data)
-    data.check_classes(network.num_classes)
+    data.check_network(network.num_classes, network.image_shape)
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     return Classifier(network, **instantiate(cfg.optim)), benchmark
 

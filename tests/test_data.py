@@ -480,7 +480,7 @@ def test_test_loaders_follow_the_names_of_the_sources() -> None:
 
 @pytest.mark.parametrize("size", [0, 10_000])
 def test_an_impossible_validation_size_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="expected validation_size within"):
+    with pytest.raises(ValueError, match=r"expected data\.validation_size"):
         data_module(validation_size=size).setup("fit")
 
 

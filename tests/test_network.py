@@ -194,7 +194,7 @@ def test_no_hook_outlives_a_refusal() -> None:
     [
         (resnet, ["layer1.0", "layer5.0"], r"ResNet as blocks, got 'layer5\.0'.*layer4\.0"),
         (resnet, r"stage\d", r"got 'stage\\\\d'; near it are"),
-        (resnet, [], "got 'none'"),
+        (resnet, [], "got an empty list"),
         (Repeated, ["shared"], "'shared' to run once in a forward pass, it ran 2 times"),
         (Repeated, "shared|idle", "once in a forward pass, it ran [02] times"),
         (Repeated, ["idle"], "'idle' to run once in a forward pass, it ran 0 times"),

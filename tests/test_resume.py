@@ -16,9 +16,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
-from src.data import BatchSampler
+from src.checkpoint import AtomicCheckpoints
+from src.data import Batch, BatchSampler, ImageData, ImageFolder
 from src.loggers import CSVLogger
-from src.run import AtomicCheckpoints, callbacks
+from src.run import callbacks
 
 REPOSITORY = Path(__file__).parent.parent
 SHORT = ("trainer.max_epochs=3", "data.ood.noise.count=40", "data.ood.photographs.count=40")
@@ -166,3 +167,41 @@ def test_a_sampler_told_of_its_epoch_after_it_was_opened_yields_that_epoch() -> 
     for each in (sampler, other):
         each.set_epoch(3)
     assert torch.stack(list(opened)).equal(torch.stack(list(other)))
+
+
+class Notes(Falls):
+    """Notes the images of each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index: dict[int, list[int]] = {}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.index.setdefault(self.current_epoch, []).extend(batch.index.tolist())
+        return self.layer(batch.image.mean().view(1, 1)).sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pass
+
+
+def test_workers_draw_the_images_of_a_resumed_epoch_in_its_own_order(
+    image_folders: Path, tmp_path: Path
+) -> None:
+    def trained(epochs: int, checkpoint: Path | None) -> dict[int, list[int]]:
+        train, test = (
+            ImageFolder(image_folders / f"cifar10/{part}", size=32, in_memory=False)
+            for part in ("train", "test")
+        )
+        data = ImageData(train, test, {}, batch_size=4, validation_size=4, workers=1)
+        module = Notes()
+        trainer = L.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[ModelCheckpoint(tmp_path, f"{epochs}")],
+        )  # fmt: skip
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        return module.index
+
+    whole = trained(4, None)
+    assert len({tuple(index) for index in whole.values()}) == 4
+    trained(2, None)
+    assert trained(4, tmp_path / "2.ckpt") == {2: whole[2], 3: whole[3]}

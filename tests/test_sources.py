@@ -203,9 +203,8 @@ def test_images_skipped_on_disk_are_counted_and_no_training_images(folder: Path)
     data.setup("test")
     assert data.facts({"id": 4, "noise": 5})["sets"]["id"]["skipped"] == 2
     assert data.facts()["sets"]["id"]["skipped"] == 0
-    data.setup("fit")
     with pytest.raises(ValueError, match=r"images that are all whole .* got on_corrupt=skip"):
-        data.train_dataloader()
+        data.setup("fit")
 
 
 def test_nothing_but_corrupt_images_is_refused(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def main(cfg: DictConfig) -> None:
                 part.fetch(Path(cfg.data_dir))
     present = [part for part in parts if part.status == "present"]
     path = Path(cfg.out) / "verify.json"
-    found = verify(present, path) if cfg.verify else None
+    found = verify(present, path) if cfg.verify and present else None
     report = json.loads(path.read_text()) if path.exists() else {}
     name = HydraConfig.get().runtime.choices["data"]
     console.print(f"[bold]{name}[/] in {cfg.data_dir}", status_table(parts, report))
@@ -167,7 +167,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.figures and present:
         figure = gallery({part.name: part.source for part in present}, Path(cfg.out))
         console.print(f"figure: {figure}")
-    if (cfg.prepare or found) and (len(present) < len(parts) or (found and found["corrupt"])):
+    if (cfg.prepare or cfg.verify) and (len(present) < len(parts) or (found and found["corrupt"])):
         sys.exit(1)
 
 

@@ -42,9 +42,9 @@ class ImageData(L.LightningDataModule):
             can tell JPEG from none; `codec_change` says what that did to them.
 
     Raises:
-        ValueError: if the training set has no classes, the test set has others, an OOD set or
-            group takes a reserved name, a group names no OOD set, or the ID images have no
-            common codec to match.
+        ValueError: if a size is no positive number, the training set has no classes, the test
+            set has others, an OOD set or group takes a reserved name, a group names no OOD set,
+            or the ID images have no common codec to match.
     """
 
     def __init__(
@@ -66,6 +66,15 @@ class ImageData(L.LightningDataModule):
         match_codec: bool = False,
     ) -> None:
         super().__init__()
+        for key, size in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("validation_size", validation_size),
+        ):
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(
+                    f"expected data.{key} to be a whole number of at least 1, got {size!r}; set it"
+                )
         if not train.classes or train.classes != test.classes:
             raise ValueError(
                 "expected training and test images of the same classes, got "
@@ -95,6 +104,7 @@ class ImageData(L.LightningDataModule):
         self.codec_change = match_codec_of(test, ood) if match_codec else {}
         self.loaded: dict[str, ImageSet | StoredImages] = {}
         self.sets: dict[str, dict[str, Any]] = {}  # what became of each set, for the report
+        self.image_shape: tuple[int, ...] | None = None  # that all images must have
         self.fit_on: Sequence[str] = ()  # parts of the ID training images that testing begins with
         self.tested: Sequence[str] = self.sources  # what testing goes on with
 
@@ -108,12 +118,17 @@ class ImageData(L.LightningDataModule):
         """Names of the test loaders, in their order: `id`, then the OOD sets."""
         return tuple(name for name in self.named if name != "train")
 
-    def check_classes(self, num_classes: int) -> None:
-        """Refuses a network with another number of classes.
+    def check_network(self, num_classes: int, image_shape: Sequence[int]) -> None:
+        """Refuses a network with another number of classes, and later images of another shape.
+
+        Args:
+            num_classes: of the network.
+            image_shape: (C, H, W) that `setup` will expect of every set.
 
         Raises:
             ValueError: if the images have other than `num_classes` classes.
         """
+        self.image_shape = tuple(image_shape)
         if num_classes != self.num_classes:
             raise ValueError(
                 f"expected a network of {self.num_classes} classes, as the ID images have, got "
@@ -129,15 +144,17 @@ class ImageData(L.LightningDataModule):
                 load_cached(source, self.cache_dir)
 
     def setup(self, stage: str) -> None:
-        """Decodes what the stage needs and was not decoded before.
+        """Decodes all that was not decoded before, so that what is wrong shows before training.
 
         Raises:
-            ValueError: if `validation_size` leaves no training or no validation image, or if an
-                OOD set has the images of the ID test set.
+            ValueError: if `validation_size` leaves no training or no validation image, if the
+                rest fills no batch, if images cannot be decoded or have another shape than the
+                network's, or if an OOD set has the images of the ID test set.
         """
-        tested = ("train", *self.sources) if self.fit_on else self.sources
-        for name in tested if stage == "test" else ("train",):
-            self._images(name)
+        for name in self.named if self.fit_on or stage != "test" else self.sources:
+            self._check_shape(name, self._decoded(name))
+        if stage == "fit":
+            self.train_dataloader()
         for name in self.sources[1:]:
             if name in self.sets and self.sets[name]["sha256"] == self.sets["id"]["sha256"]:
                 raise ValueError(
@@ -201,8 +218,18 @@ class ImageData(L.LightningDataModule):
             image = self.augmentation(image, batch.index, self.trainer.current_epoch)
         return batch._replace(image=image.float().div_(255))
 
-    def _images(self, name: str) -> ImageSet | StoredImages:
-        """Returns a decoded set on the trainer's device; decoded once."""
+    def _check_shape(self, name: str, images: ImageSet | StoredImages) -> None:
+        if len(images) == 0:
+            raise ValueError(f"expected images in {name!r}, got none; correct its source")
+        shape = tuple(images[torch.zeros(1, dtype=torch.int64)].image.shape[1:])
+        if self.image_shape not in (None, shape):
+            raise ValueError(
+                f"expected images of shape {self.image_shape}, as net.image_shape says, got "
+                f"{shape} in {name!r}; make the size of its source and net.image_shape agree"
+            )
+
+    def _decoded(self, name: str) -> ImageSet | StoredImages:
+        """Returns a set, decoded the first time."""
         if name not in self.loaded:
             images = self.loaded[name] = load_cached(self.named[name], self.cache_dir)
             self.sets[name] = {
@@ -213,16 +240,20 @@ class ImageData(L.LightningDataModule):
             }
             if name == "train":
                 self.loaded[name] = self._held_out_first(self.loaded[name])
+        return self.loaded[name]
+
+    def _images(self, name: str) -> ImageSet | StoredImages:
+        """Returns a decoded set on the trainer's device."""
         device = self.trainer.strategy.root_device if self.trainer else "cpu"
-        self.loaded[name] = self.loaded[name].to(device)
+        self.loaded[name] = self._decoded(name).to(device)
         return self.loaded[name]
 
     def _held_out_first(self, images: ImageSet | StoredImages) -> ImageSet | StoredImages:
         """Returns the set permuted by the seed, so that both parts are views of its memory."""
         if not 1 <= self.validation_size < len(images):
             raise ValueError(
-                f"expected validation_size within 1..{len(images) - 1}, got "
-                f"{self.validation_size}; the training source has {len(images)} images"
+                f"expected data.validation_size within 1..{len(images) - 1}, as there are "
+                f"{len(images)} training images, got {self.validation_size}; set it"
             )
         generator = torch.Generator().manual_seed(self.split_seed)
         return images.subset(torch.randperm(len(images), generator=generator))
@@ -243,6 +274,8 @@ class ImageData(L.LightningDataModule):
             shuffle=shuffle,
             seed=self.seed,
         )
+        if shuffle and self.trainer:  # of a resumed training, whose workers draw before it is told
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.ready)
         stored = isinstance(images, StoredImages)  # what is in memory may be on the device
         return DataLoader(
             images,

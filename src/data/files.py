@@ -9,7 +9,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZipFile, is_zipfile
 
 import PIL
 import torch
@@ -205,5 +205,9 @@ def entries_of(archive: Path) -> dict[str, tuple[int, int]]:
 
 @lru_cache(8)  # parts of a set share an archive, whose directory takes a second to read
 def _read_entries(archive: Path, state: tuple[int, ...]) -> dict[str, tuple[int, int]]:
+    if not is_zipfile(archive):
+        raise ValueError(
+            f"expected a ZIP archive, got {archive}, which is none or is cut short; fetch it again"
+        )
     with ZipFile(archive) as entries:
         return {info.filename: (info.file_size, info.CRC) for info in entries.infolist()}

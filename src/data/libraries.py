@@ -143,7 +143,11 @@ class Torchvision(_Collection):
         # torchvision is imported here: everything else works without it.
         from torchvision import datasets
 
-        dataset = getattr(datasets, self.dataset)
+        dataset = getattr(datasets, self.dataset, None)
+        if dataset is None:
+            raise ValueError(
+                f"expected a class of torchvision.datasets, got {self.dataset!r}; set dataset"
+            )
         try:
             return ConcatDataset([dataset(self.root, **part, **download) for part in self.parts])
         except (RuntimeError, OSError) as error:  # not there, and not to be had
@@ -200,7 +204,13 @@ class HuggingFace(_Collection):
         **options: Any,
     ) -> None:
         super().__init__(size, **options)
-        from datasets import load_dataset
+        try:
+            from datasets import load_dataset
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"expected the package datasets, which reads {path}, got: {error}; "
+                "pip install -e .[hf]"
+            ) from error
 
         self.path, self.image, self.label = path, image, label
         self.table = load_dataset(path, split=split, **self.options)

@@ -1,0 +1,68 @@
+"""What a configuration names to be called: is it there, and may a checkpoint name it?"""
+
+__all__ = ["check_installed", "check_targets"]
+
+from importlib.util import find_spec
+from typing import Any
+
+EXTRAS = {"timm": "timm", "datasets": "hf", "pytorch_ood": "pytorch-ood"}  # package -> extra
+
+# what a checkpoint may name: constructors that do nothing but construct
+TRUSTED = (
+    "src.",
+    "torchvision.models.",
+    "timm.create_model",
+    "torch.nn.",
+    "torch.optim.",
+    "lightning.Trainer",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.strategies.",
+    "datetime.timedelta",
+)
+
+
+def check_installed(config: Any, path: str = "") -> None:
+    """Refuses a configuration that names a package which is not there.
+
+    Args:
+        config: plain containers.
+        path: of the configuration, with a dot behind it.
+
+    Raises:
+        ModuleNotFoundError: if a `_target_` is in a package that is not installed.
+    """
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if isinstance(config, dict):
+        target = str(config.get("_target_", "src."))
+        package = target.partition(".")[0]
+        if find_spec(package) is None:
+            how = f"pip install -e .[{EXTRAS[package]}]" if package in EXTRAS else "correct it"
+            raise ModuleNotFoundError(
+                f"expected an installed package in {path}_target_, got {target}, but there is no "
+                f"{package}; {how}"
+            )
+        for key, value in config.items():
+            check_installed(value, f"{path}{key}.")
+
+
+def check_targets(config: Any, path: str = "") -> None:
+    """Refuses a checkpoint's configuration that would call what no training of ours calls.
+
+    Raises:
+        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
+            layers or Lightning's trainer.
+    """
+    if isinstance(config, list):
+        config = dict(enumerate(config))
+    if isinstance(config, dict):
+        target = config.get("_target_", TRUSTED[0])
+        if not str(target).startswith(TRUSTED):
+            raise ValueError(
+                f"expected a checkpoint that builds what this project trains, got {path}_target_: "
+                f"{target}; if you trust it, name the group on the command line, such as "
+                "net=<your config>, or set trust=true"
+            )
+        for key, value in config.items():
+            check_targets(value, f"{path}{key}.")
