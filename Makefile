@@ -2,13 +2,17 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test lint
+.PHONY: demo test test-oldest lint
 
 demo: $(VENV)/ready  ## the quickstart, on images that need no download
 	$(RUN) src.train
 
 test: $(VENV)/ready
 	$(RUN) pytest
+
+# the oldest versions that pyproject.toml allows, in an environment of their own
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest
 
 lint: $(VENV)/ready
 	$(RUN) ruff check .
@@ -20,4 +24,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) pip install --quiet --upgrade pip
 	$(RUN) pip install --quiet --constraint constraints.txt --editable . --group dev
+	touch $@
+
+.venv-oldest/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable . --group dev
 	touch $@
