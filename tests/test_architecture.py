@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "src.data.pseudo_ood": ("src.counter_random",),
     "src.palette": (),
     "src.compare": ("src.compare", "src.palette"),
+    "src.search": ("src.search", "src.compare"),
 }
 FRAMEWORK_FREE = (
     "src.counter_random",
@@ -46,6 +47,8 @@ ENTRY_POINTS = (
     "src.run",
     "src.data.__main__",
     "src.compare.__main__",
+    "src.search.__main__",
+    "src.search.space",
     "src.sweep",
 )
 
