@@ -22,6 +22,7 @@ from src.compare.__main__ import main
 from src.compare.output import write
 from src.compare.paper import read_paper
 from src.compare.tables import tables
+from src.sweep import CompareRuns
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
@@ -192,6 +193,18 @@ def test_what_is_left_out_and_what_is_mixed_is_said(tmp_path: Path) -> None:
         ), path
     assert any("torch differ (number of runs): 2.11.0 (1), 2.15.0 (1)" in n for n in found.notes)
     assert not any("other.json" in note for note in found.notes)
+
+
+def test_a_run_without_selection_has_dashes_for_its_block(tmp_path: Path) -> None:
+    metrics = leave_run(tmp_path / "run", detectors=("msp",))
+    kept = {name: each for name, each in metrics["detectors"].items() if "@" not in name}
+    metrics |= {"selected_block": None, "norm_ratio": {}, "id_accuracy": None, "detectors": kept}
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    found = rows_of(tmp_path)
+    table = tables(found, detectors=["msp"])[0]
+    assert table.body[0][table.header.index("accuracy") :] == ["–"] * 5  # noqa: RUF001
+    write(tmp_path / "out", found)
+    assert (tmp_path / "out/comparison.html").read_text().count("<svg") == 1
 
 
 def test_a_run_given_twice_counts_once(seeds: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -441,6 +454,27 @@ def test_a_sweep_ends_with_its_table(
     assert (line["n"], line["seeds"]) == ("2", "0 1")
     assert float(line["featurenorm.average.auroc.mean"]) == pytest.approx(np.mean(auroc))
     assert float(line["featurenorm.average.auroc.std"]) == pytest.approx(np.std(auroc, ddof=1))
+
+
+def test_only_the_first_process_compares_and_only_if_a_run_has_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+
+    def end() -> str:
+        callback = CompareRuns()
+        callback.on_multirun_start(config)
+        callback.on_multirun_end(config)
+        return capsys.readouterr().out
+
+    assert end() == ""
+    leave_run(tmp_path / "run")
+    monkeypatch.setenv("RANK", "1")
+    assert end() == ""
+    assert not (tmp_path / "comparison.csv").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert "comparison.csv" in end()
+    assert "comparison.csv" in end()  # a sweep that is gone on with replaces it
 
 
 @pytest.mark.slow

@@ -100,8 +100,8 @@ def search(
 ) -> "Study":
     """Runs trials until there are so many, failed ones included; returns the study.
 
-    The sampler is seeded by (seed, number of the trial), so that a study that was cut off goes on
-    as if it had not been.
+    The sampler is seeded by (seed, number of trials before), so that a study that goes on does
+    not draw again what it drew at first.
 
     Args:
         folder: keeps `study.log`, and a directory and the output of each trial.
