@@ -21,21 +21,8 @@ from PIL import Image
 from src.atomic import try_to_write
 from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
+from src.palette import COLORS, GREY, PALE, SELECTED, STYLE
 
-# Okabe and Ito: told apart with any colour vision. Red marks the selected block and nothing else.
-SELECTED, GREY, PALE = "#D55E00", "#8C8C8C", "#B0BEC5"
-COLORS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
-STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "legend.frameon": False,
-    "legend.fontsize": 6.5,
-    "figure.constrained_layout.use": True,
-}
 PSEUDO_OOD = "pseudo-OOD"
 SHOWN = 8  # detectors in one figure: more lines cannot be told apart
 PER_BLOCK = "featurenorm@"  # columns of FeatureNorm at each block

@@ -3,6 +3,7 @@
 python -m src.train                                         quickstart: about a minute on a CPU
 python -m src.train experiment=resnet18_cifar10             the paper's first row
 python -m src.train -m experiment=resnet18_cifar10,vgg11_cifar10 seed=0,1,2
+python -m src.train -m experiment=cifar10_brief sweep=architectures     a sweep by its name
 torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
 python -m src.train resume=logs/resnet18_cifar10/...        goes on with a run that was cut off
 python -m src.train -m seed=0,1,2 hydra.sweep.dir=DIR resume=auto      goes on with a sweep in DIR
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 def train(cfg: DictConfig) -> None:
@@ -37,7 +38,8 @@ def train(cfg: DictConfig) -> None:
     check_installed(config)
     seed_everything(cfg.seed)
     network = instantiate(cfg.net)
-    data = instantiate(cfg.data)
+    scored = cfg.get("benchmark", True)
+    data = instantiate(cfg.data if scored else id_images(cfg.data))
     data.check_network(network.num_classes, network.image_shape)
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
     selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
@@ -51,11 +53,21 @@ def train(cfg: DictConfig) -> None:
     start = perf_counter()
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = perf_counter()
+    if not scored:
+        return
     benchmark.keep_in(Path(cfg.run_dir) / "benchmark")
     data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
     seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
     report(cfg, trainer, benchmark, data, seconds)
+
+
+def id_images(data: DictConfig) -> DictConfig:
+    """Returns the configuration of the images without OOD sets, for a run that scores none."""
+    data = data.copy()
+    with open_dict(data):
+        data.ood, data.groups, data.match_codec = {}, {}, False
+    return data
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -27,6 +27,9 @@ MAY_IMPORT = {
     "src.data.registry": (),
     "src.data.download": ("src.data.registry",),
     "src.data.pseudo_ood": ("src.counter_random",),
+    "src.palette": (),
+    "src.compare": ("src.compare", "src.palette"),
+    "src.search": ("src.search", "src.compare"),
 }
 FRAMEWORK_FREE = (
     "src.counter_random",
@@ -38,7 +41,16 @@ FRAMEWORK_FREE = (
     "src.network",
     "src.detectors",
 )
-ENTRY_POINTS = ("src.train", "src.evaluate", "src.run", "src.data.__main__")
+ENTRY_POINTS = (
+    "src.train",
+    "src.evaluate",
+    "src.run",
+    "src.data.__main__",
+    "src.compare.__main__",
+    "src.search.__main__",
+    "src.search.space",
+    "src.sweep",
+)
 
 MODULES = sorted(
     {module.name for module in pkgutil.walk_packages(src.__path__, "src.")} - {"src.__main__"}

@@ -26,12 +26,15 @@ FOLDERS = (
         for name in OmegaConf.load(CONF / "data/cifar10_folder.yaml").ood
     ),
 )
+SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 PRETRAINED = [experiment for experiment in EXPERIMENTS if experiment.endswith("_imagenet")]
 CHOICES = sorted(
     f"{group}={choice}"
     for path in CONF.rglob("*.yaml")
     for group, _, choice in [path.relative_to(CONF).with_suffix("").as_posix().partition("/")]
-    if choice and group not in ("experiment", "debug") and choice not in ("none", "imagenet/base")
+    if choice
+    and group not in ("experiment", "debug", "sweep")
+    and choice not in ("none", "imagenet/base")
 )
 NETWORKS = {
     "resnet18": (8, 11_173_962),
@@ -131,3 +134,24 @@ def test_networks_have_the_blocks_and_the_parameters_of_the_paper(
     network = instantiate(cfg.net)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     assert (len(network.blocks), parameters) == NETWORKS[name]
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_value_of_a_named_sweep_composes(sweep: str, composed: Any) -> None:
+    overrides = ["experiment=cifar10_brief", f"sweep={sweep}", "run_dir=elsewhere"]
+    hydra = composed("train", overrides, return_hydra_config=True).hydra
+    assert hydra.mode.name == "MULTIRUN"  # with and without -m
+    for key, values in hydra.sweeper.params.items():
+        assert len(values.split(",")) > 1
+        for value in values.split(","):
+            cfg = composed("train", [*overrides, f"{key}={value}", "net.weights=null"])
+            selection = instantiate(cfg.selection)
+            selection.check(instantiate(cfg.net))
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_sweep_opens_with_what_it_is_and_its_command(sweep: str) -> None:
+    lines = (CONF / f"sweep/{sweep}.yaml").read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert any(line.startswith("# python -m src.train -m ") for line in lines)
+    assert any(f"sweep={sweep}" in line for line in lines if line.startswith("#"))

@@ -1,0 +1,164 @@
+"""Tables of a comparison on the terminal, as CSV, Markdown, LaTeX and one HTML page."""
+
+__all__ = ["say", "show", "write"]
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.compare.paper import Paper
+from src.compare.rows import MISSING, Row, Rows, Sample
+from src.compare.runs import METRICS
+from src.compare.tables import UNIT, Table, best_detectors, notes_of, tables
+
+SHOWN = 6  # detectors in the terminal: more columns do not fit
+LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{"±": r"$\pm$", "×": r"$\times$", MISSING: "--", "…": r"\ldots{}"},  # noqa: RUF001
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+}
+
+
+def show(
+    found: Rows,
+    *,
+    detectors: Sequence[str] | None = None,
+    sets: bool = False,
+    paper: Paper | None = None,
+) -> None:
+    """Prints the tables and the notes."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table as Printed
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a file has no width
+    shown = detectors or best_detectors(found, SHOWN)
+    say(UNIT)
+    for table in tables(found, detectors=shown, sets=sets, paper=paper):
+        printed = Printed(box=SIMPLE_HEAD, title=table.title, title_justify="left")
+        for at, name in enumerate(table.header):
+            is_text = at in table.left
+            printed.add_column(name, justify="left" if is_text else "right", overflow="fold")
+        for at, line in enumerate(table.body):
+            marked = [(text, (at, column) in table.best) for column, text in enumerate(line)]
+            printed.add_row(*(Text(text, style="bold" if best else "") for text, best in marked))
+        console.print(printed)
+    for note in notes_of(found, shown, paper):
+        say(note)
+
+
+def say(text: str) -> None:
+    """Prints a line as it is."""
+    from rich.console import Console
+
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def write(folder: Path, found: Rows, *, sets: bool = False, paper: Paper | None = None) -> None:
+    """Writes `comparison.csv`, `.md`, `.tex` and `.html` with everything."""
+    from src.compare.page import page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = tables(found, detectors=found.detectors, sets=sets, paper=paper)
+    notes = notes_of(found, found.detectors, paper)
+    save_csv(folder / "comparison.csv", found, sets=sets, paper=paper)
+    for name, text in (
+        ("comparison.md", markdown(content, notes)),
+        ("comparison.tex", latex(content, notes)),
+        ("comparison.html", page(found, content, notes)),
+    ):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def save_csv(path: Path, found: Rows, *, sets: bool, paper: Paper | None) -> None:
+    """Writes one line per row: fractions, as in metrics.json; what is missing is empty."""
+    lines = [csv_line(row, found, sets=sets, paper=paper) for row in found.rows]
+    header = dict.fromkeys(key for line in lines for key in line)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, header, restval="")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def csv_line(row: Row, found: Rows, *, sets: bool, paper: Paper | None) -> dict[str, object]:
+    """Returns the columns of a row."""
+    line: dict[str, object] = {
+        "experiment": row.experiment,
+        "network": row.network,
+        "setting": "; ".join(f"{key}={value}" for key, value in row.variant.items()),
+        "images": row.images,
+        "n": len(row.runs),
+        "seeds": " ".join(str(run.seeds.get("seed", "")) for run in row.runs).strip(),
+        "selected_block": "; ".join(f"{block} {count}" for block, count in row.selected.items()),
+    }
+    samples = {
+        "accuracy": row.sample(lambda run: run.accuracy),
+        "norm_ratio": row.sample(lambda run: run.norm_ratio),
+        "gap": row.sample(lambda run: run.gap),
+    }
+    for detector in found.detectors:
+        for source in ("average", *(found.sources if sets else [])):
+            for metric in METRICS:
+                samples[f"{detector}.{source}.{metric}"] = row.score(detector, metric, source)
+    for key, sample in samples.items():
+        values = ("", "", 0) if sample is None else sample
+        line |= {
+            f"{key}.{part}": value for part, value in zip(Sample._fields, values, strict=True)
+        }
+        line[f"{key}.std"] = "" if sample is None or sample.std is None else sample.std
+    for detector in found.detectors if paper else []:
+        for source in found.sources:
+            published = paper.score(row, detector, source) if paper else None
+            for metric, value in zip(METRICS, published or (), strict=False):
+                line[f"{detector}.{source}.{metric}.paper"] = value / 100
+    line["runs"] = "; ".join(str(run.path) for run in row.runs)
+    return line
+
+
+def markdown(content: Sequence[Table], notes: Sequence[str]) -> str:
+    """Returns the tables in Markdown, the best of a row bold."""
+    parts = [f"# Comparison\n\n{UNIT}\n"]
+    for table in content:
+        rule = ["---" if at in table.left else "--:" for at in range(len(table.header))]
+        lines = [table.header, rule]
+        for at, line in enumerate(table.body):
+            cells = [text.replace("|", "\\|") for text in line]
+            lines.append(
+                [f"**{text}**" if (at, c) in table.best else text for c, text in enumerate(cells)]
+            )
+        parts.append(f"## {table.title}\n")
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
+    if notes:
+        parts.append("\n".join(f"* {note}" for note in notes) + "\n")
+    return "\n".join(parts)
+
+
+def latex(content: Sequence[Table], notes: Sequence[str]) -> str:
+    """Returns the tables in LaTeX (booktabs), the best of a row bold."""
+    parts = [rf"% needs \usepackage{{booktabs}}. {UNIT}"]
+    for table in content:
+        lines = [
+            " & ".join(
+                rf"\textbf{{{escaped(text)}}}" if (at, c) in table.best else escaped(text)
+                for c, text in enumerate(line)
+            )
+            for at, line in enumerate(table.body)
+        ]
+        columns = "".join("lr"[at not in table.left] for at in range(len(table.header)))
+        parts += [
+            r"\begin{table}", r"\centering", rf"\caption{{{escaped(table.title)}}}",
+            rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+            " & ".join(map(escaped, table.header)) + r" \\", r"\midrule",
+            *(line + r" \\" for line in lines),
+            r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+        ]  # fmt: skip
+    return "\n".join([*parts, *(f"% {note}" for note in notes), ""])
+
+
+def escaped(text: str) -> str:
+    """Returns text that LaTeX prints as it is."""
+    return re.sub(".", lambda char: LATEX.get(char[0], char[0]), text)

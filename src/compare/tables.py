@@ -1,0 +1,209 @@
+"""A comparison as tables of text."""
+
+__all__ = [
+    "UNIT",
+    "Table",
+    "best_detectors",
+    "labels",
+    "notes_of",
+    "short_names",
+    "tables",
+    "variant",
+]
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from src.compare.paper import Paper
+from src.compare.rows import MISSING, Row, Rows, Sample
+from src.compare.runs import METRICS
+
+WIDE = 8  # more detectors than that are rows rather than columns
+LONGEST = 3  # settings in a label
+NAMES = {
+    "auroc": "AUROC",
+    "fpr95_id_pos": "fpr95_id_pos (OOD accepted at 95 % of ID)",
+    "fpr95_ood_pos": "fpr95_ood_pos (ID rejected at 95 % of OOD)",
+}
+UNIT = "Percent; mean ± sample standard deviation over n runs."
+
+
+class Table(NamedTuple):
+    """Text in rows and columns."""
+
+    title: str
+    header: list[str]
+    body: list[list[str]]
+    names: int  # columns at the left that say which runs
+    left: set[int]  # columns of text, not of numbers
+    best: set[tuple[int, int]]  # cells to stand out
+
+    def name(self, line: list[str]) -> tuple[str, str]:
+        """Returns the network of a line, and what else says which runs it is of."""
+        named = dict(zip(self.header[: self.names], line, strict=False))
+        network = named.pop("network")
+        if named.get("images"):
+            named["images"] = f"images {named['images']}"
+        return network, " · ".join(filter(None, named.values()))
+
+
+def percent(sample: Sample | None, row: Row) -> str:
+    """Returns a fraction in percent, with its spread, and n where runs of the row lack it."""
+    if sample is None:
+        return MISSING
+    spread = "" if sample.std is None else f" ± {100 * sample.std:.1f}"
+    some = f" (n={sample.n})" if sample.n < len(row.runs) else ""
+    return f"{100 * sample.mean:.1f}{spread}{some}"
+
+
+def labels(found: Rows) -> tuple[list[str], list[list[str]]]:
+    """Returns what names the rows: header and cells; what is the same in all is left out."""
+    columns = {"run": [row.runs[0].name if found.each else "" for row in found.rows]}
+    columns["experiment"] = [row.experiment for row in found.rows]
+    columns["network"] = [row.network for row in found.rows]
+    columns["setting"] = [variant(row) for row in found.rows]
+    columns["images"] = [row.images for row in found.rows]
+    kept = [name for name, cells in columns.items() if name == "network" or len({*cells}) > 1]
+    return kept, [[columns[name][at] for name in kept] for at in range(len(found.rows))]
+
+
+def short_names(found: Rows) -> list[str]:
+    """Returns a name of each row, as short as they can be told apart."""
+    names = [row.runs[0].name if found.each else row.network for row in found.rows]
+    for more in (variant, lambda row: row.experiment, lambda row: row.images):
+        count = Counter(names)
+        names = [
+            f"{name} {more(row)}".strip() if count[name] > 1 else name
+            for name, row in zip(names, found.rows, strict=True)
+        ]
+    return names
+
+
+def variant(row: Row) -> str:
+    """Returns the settings that tell a row from its like, as far as they are readable."""
+    items = [f"{key}={value}" for key, value in row.variant.items()]
+    more = f", … {len(items) - LONGEST} more" if len(items) > LONGEST else ""
+    return ", ".join(items[:LONGEST]) + more
+
+
+def tables(
+    found: Rows, *, detectors: Sequence[str], sets: bool = False, paper: Paper | None = None
+) -> list[Table]:
+    """Returns the networks, each metric of some detectors, and what else is asked for.
+
+    Args:
+        found: the comparison.
+        detectors: those shown.
+        sets: whether OOD sets have tables of their own beside the average.
+        paper: its numbers, in a table beside ours.
+    """
+    result = [network_table(found)]
+    for source in ("average", *(found.sources if sets else [])):
+        result += [metric_table(found, detectors, metric, source) for metric in METRICS]
+    if paper and any(paper.network(row) for row in found.rows):
+        result.append(paper_table(found, paper))
+    return result
+
+
+def network_table(found: Rows) -> Table:
+    """Returns accuracy, selected block, NormRatio of it, and its gap to the best block."""
+    header, body = labels(found)
+    for cells, row in zip(body, found.rows, strict=True):
+        runs = row.runs
+        count = row.selected
+        blocks = [f"{block} ×{n}" if len(runs) > 1 else block for block, n in count.items()]  # noqa: RUF001
+        known = runs[0].blocks
+        depths = [str(known.index(block) + 1) for block in count if block in known]
+        cells += [
+            str(runs[0].seeds.get("seed", MISSING)) if found.each else str(len(runs)),
+            percent(row.sample(lambda run: run.accuracy), row),
+            ", ".join(blocks) or MISSING,
+            f"{', '.join(depths)} of {len(known)}" if depths else MISSING,
+            ratio(row.sample(lambda run: run.norm_ratio)),
+            percent(row.sample(lambda run: run.gap), row),
+        ]
+    more = ["seed" if found.each else "n", "accuracy", "selected block", "depth", "NormRatio"]
+    names = len(header)
+    left = {*range(names), names + more.index("selected block")}
+    return Table("Networks", [*header, *more, "gap"], body, names, left, set())
+
+
+def ratio(sample: Sample | None) -> str:
+    """Returns a NormRatio with its spread."""
+    if sample is None:
+        return MISSING
+    return f"{sample.mean:.3f}" + ("" if sample.std is None else f" ± {sample.std:.3f}")
+
+
+def metric_table(found: Rows, detectors: Sequence[str], metric: str, source: str) -> Table:
+    """Returns a metric of some detectors on an OOD set; many detectors are rows, few columns."""
+    header, names = labels(found)
+    scores = [[row.score(name, metric, source) for name in detectors] for row in found.rows]
+    cells = [
+        [percent(score, row) for score in line]
+        for line, row in zip(scores, found.rows, strict=True)
+    ]
+    best = {
+        (at, column)
+        for at, line in enumerate(scores)
+        if len(known := [score.mean for score in line if score]) > 1
+        for column, score in enumerate(line)
+        if score and score.mean == (max(known) if metric == "auroc" else min(known))
+    }
+    title = f"{'Average' if source == 'average' else source}: {NAMES[metric]}"
+    if len(detectors) <= WIDE:
+        body = [[*name, *line] for name, line in zip(names, cells, strict=True)]
+        moved = {(at, len(header) + column) for at, column in best}
+        left = {*range(len(header))}
+        return Table(title, [*header, *detectors], body, len(header), left, moved)
+    turned = [
+        [name, *column] for name, column in zip(detectors, zip(*cells, strict=True), strict=True)
+    ]
+    runs = short_names(found)
+    moved = {(column, at + 1) for at, column in best}
+    return Table(title, ["detector", *runs], turned, 0, {0}, moved)
+
+
+def paper_table(found: Rows, paper: Paper) -> Table:
+    """Returns AUROC and fpr95_id_pos beside the published ones."""
+    header, names = labels(found)
+    body = []
+    for name, row in zip(names, found.rows, strict=True):
+        for detector in found.detectors:
+            for source in found.sources:
+                published = paper.score(row, detector, source)
+                if published and row.score(detector, "auroc", source):
+                    ours = [percent(row.score(detector, m, source), row) for m in METRICS[:2]]
+                    theirs = [f"{value:.1f}" for value in published]
+                    body.append([*name, detector, source, ours[0], theirs[0], ours[1], theirs[1]])
+    more = ["detector", "set", "AUROC", "paper", "fpr95_id_pos", "paper"]
+    left = {*range(len(header) + 2)}
+    return Table("Beside the paper", [*header, *more], body, len(header), left, set())
+
+
+def best_detectors(found: Rows, most: int) -> list[str]:
+    """Returns the first detector and the best others, in the order given.
+
+    Those that most rows have come before those of largest average AUROC.
+    """
+
+    def rank(name: str) -> tuple[int, float]:
+        scores = [row.score(name, "auroc") for row in found.rows]
+        known = [score.mean for score in scores if score]
+        return len(known), fmean(known)
+
+    ranked = sorted(found.detectors[1:], key=rank, reverse=True)
+    shown = {*found.detectors[:1], *ranked[: most - 1]}
+    return [name for name in found.detectors if name in shown]
+
+
+def notes_of(found: Rows, shown: Sequence[str], paper: Paper | None) -> list[str]:
+    """Returns all notes."""
+    notes = [*found.notes, *(paper.notes(found) if paper else [])]
+    if len(shown) < len(found.detectors):
+        notes.append(
+            f"{len(shown)} of {len(found.detectors)} detectors; others: --detectors all, --output"
+        )
+    return notes

@@ -1,0 +1,195 @@
+"""A study of Optuna whose trials are trainings, told by files that hold nothing of OOD images."""
+
+__all__ = ["Outcome", "best_trial", "outcomes", "read_outcome", "search", "shown"]
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from src.compare.output import say
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial, Trial
+
+
+class Outcome(NamedTuple):
+    """What a trial shows on ID images."""
+
+    norm_ratio: float  # of the selected block
+    margin: float  # to the second
+    accuracy: float  # on held-out images
+    selected_block: str
+
+
+def read_outcome(run_dir: Path) -> Outcome:
+    """Returns the outcome of the last epoch, from files that hold nothing of OOD images.
+
+    Raises:
+        ValueError: if the run selected no block, or logged no accuracy.
+    """
+    ratios = rows_of(run_dir / "norm_ratio.csv")
+    accuracies = [row for row in rows_of(run_dir / "metrics.csv") if row.get("val/accuracy")]
+    if not ratios or not accuracies:
+        raise ValueError(
+            f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without; search "
+            "with a selection and with logger=csv or logger=wandb"
+        )
+    last = {row["block"]: row for row in ratios if row["epoch"] == ratios[-1]["epoch"]}
+    ratio = {block: float(row["ratio"]) for block, row in last.items()}
+    best, second = (sorted(ratio.values(), reverse=True) + list(ratio.values()))[:2]
+    selected = max(ratio, key=ratio.__getitem__)
+    return Outcome(best, best - second, float(accuracies[-1]["val/accuracy"]), selected)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file, none if it is not there."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def open_study(folder: Path, asked: Mapping[str, Any]) -> "Study":
+    """Returns the study kept in a folder, a new one if there is none.
+
+    A trial that was running when an earlier search was cut off is recorded as failed, and its
+    parameters are tried again.
+
+    Raises:
+        ValueError: if the study there looks for something else.
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.log")))
+    study = optuna.create_study(
+        study_name="search", storage=storage, direction="maximize", load_if_exists=True
+    )
+    known = study.user_attrs.get("asked")
+    if known is None:
+        study.set_user_attr("asked", dict(asked))
+    elif known != asked:
+        differ = [key for key in asked if asked[key] != known.get(key)]
+        raise ValueError(
+            f"expected the study of {folder}, got another {' and '.join(differ)} than its own "
+            f"({', '.join(f'{key} {known.get(key)}' for key in differ)}); choose another --output"
+        )
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    return study
+
+
+def search(
+    folder: Path,
+    fixed: Sequence[str],
+    space: Mapping[str, "BaseDistribution"],
+    *,
+    objective: str = "norm_ratio",
+    accuracy_slack: float = 0.02,
+    trials: int = 20,
+    seed: int = 0,
+) -> "Study":
+    """Runs trials until there are so many, failed ones included; returns the study.
+
+    The sampler is seeded by (seed, number of trials before), so that a study that goes on does
+    not draw again what it drew at first.
+
+    Args:
+        folder: keeps `study.log`, and a directory and the output of each trial.
+        fixed: overrides of every trial.
+        space: key -> what it is sampled from.
+        objective: a number of `Outcome`.
+        accuracy_slack: how far below the best accuracy a trial may be and still be the best.
+        trials: how many in all.
+        seed: of the sampler.
+
+    Raises:
+        ValueError: if the study in the folder looks for something else.
+    """
+    import optuna
+
+    asked = {
+        "objective": objective,
+        "overrides": list(fixed),
+        "space": {
+            key: optuna.distributions.distribution_to_json(each) for key, each in space.items()
+        },
+    }
+    study = open_study(folder, asked)
+
+    while (number := len(finished(study))) < trials:
+        study.sampler = optuna.samplers.TPESampler(seed=seed + number)
+        trial = study.ask(dict(space))
+        say(f"trial {trial.number}: " + ", ".join(f"{k}={v}" for k, v in trial.params.items()))
+        outcome = run_trial(folder / f"trial_{trial.number:03}", fixed, trial)
+        if outcome is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        if objective != "accuracy":
+            best = max(o.accuracy for o in (outcome, *outcomes(study).values()))
+            trial.set_constraint("accuracy", best - accuracy_slack - outcome.accuracy)
+        for key, value in outcome._asdict().items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, getattr(outcome, objective))
+        say("  " + ", ".join(f"{key} {shown(value)}" for key, value in outcome._asdict().items()))
+    return study
+
+
+def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
+    """Trains in a process of its own; returns None, and notes the error, if it failed."""
+    overrides = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
+    command = [sys.executable, "-m", "src.train", *overrides, "benchmark=false"]
+    trial.set_user_attr("overrides", overrides)
+    log = run_dir.with_suffix(".log")
+    with log.open("w") as file:
+        done = subprocess.run(
+            [*command, f"hydra.run.dir={json.dumps(str(run_dir))}"],
+            stdout=file, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+    try:
+        if done.returncode:
+            lines = [line for line in log.read_text().splitlines() if "Error" in line]
+            raise ValueError(lines[-1] if lines else f"exit status {done.returncode}")
+        return read_outcome(run_dir)
+    except ValueError as error:
+        trial.set_user_attr("error", str(error))
+        say(f"  failed: {error} ({log})")
+        return None
+
+
+def finished(study: "Study") -> list["FrozenTrial"]:
+    """Returns the trials that have ended, well or not."""
+    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+
+
+def outcomes(study: "Study") -> dict[int, Outcome]:
+    """Returns the outcome of each trial that has one: number -> outcome."""
+    return {
+        trial.number: Outcome(*(trial.user_attrs[key] for key in Outcome._fields))
+        for trial in finished(study)
+        if trial.value is not None
+    }
+
+
+def best_trial(study: "Study", objective: str, accuracy_slack: float) -> int | None:
+    """Returns the number of the best trial that is accurate enough, the first of equals."""
+    found = outcomes(study)
+    if not found:
+        return None
+    least = max(outcome.accuracy for outcome in found.values()) - accuracy_slack
+    eligible = {number: o for number, o in found.items() if o.accuracy >= least}
+    return max(eligible, key=lambda number: getattr(eligible[number], objective))
+
+
+def shown(value: float | str) -> str:
+    """Returns a value as text, numbers with four digits."""
+    return value if isinstance(value, str) else f"{value:.4f}"
