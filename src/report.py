@@ -21,6 +21,9 @@ from rich.table import Table
 from src.figures import PER_BLOCK, History, read_history, save_figures
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
+from src.page import write_page
+from src.sample_figures import Pictures, save_sample_figures
+from src.selection_stability import FILE as STABILITY
 
 if TYPE_CHECKING:
     import wandb
@@ -44,8 +47,11 @@ def write_report(
     seconds: Mapping[str, float],
     data: Mapping[str, Any] | None = None,
     loggers: Sequence[Logger] = (),
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
-    """Writes `scores.npz`, `ood.csv`, `figures/` and, last, `metrics.json`; then logs them.
+    """Writes `scores.npz`, `ood.csv`, `figures/`, `metrics.json`, `report.html`; then logs them.
+
+    `metrics.json` marks a finished run: what cannot be made again of the files comes before it.
 
     Args:
         run_dir: directory of the run; its `norm_ratio.csv` is drawn and logged if it is there.
@@ -56,8 +62,9 @@ def write_report(
         norm_ratio: NormRatio of each block, by depth; may be empty.
         forward_passes: forward passes of the benchmark.
         seconds: wall time of each stage.
-        data: `facts` of the images: protocol, groups, what became of each set.
+        data: `facts` of the images: protocol, groups, classes, what became of each set.
         loggers: receive the scalars; a `WandbLogger` also gets tables, charts and images.
+        pictures: gives the images of a set, to show those that confuse.
 
     Returns:
         The content of `metrics.json`.
@@ -73,11 +80,19 @@ def write_report(
     figures = save_figures(
         run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
     )
+    figures += save_sample_figures(
+        run_dir,
+        scores,
+        selected_block=selected_block,
+        classes=data.get("classes", ()),
+        pictures=pictures,
+    )
     metrics = {
         "experiment": experiment,
         "network": network,
         "selected_block": selected_block,
         "norm_ratio": dict(norm_ratio),
+        "selection_stability": stability_of(run_dir),
         "id_accuracy": None if math.isnan(scores.id_accuracy) else scores.id_accuracy,
         "counts": scores.counts,
         "data": dict(data),
@@ -87,8 +102,16 @@ def write_report(
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
     }
     save_metrics(run_dir / "metrics.json", metrics)
+    write_page(run_dir)
     log_report(run_dir, metrics, figures, loggers)
     return metrics
+
+
+def stability_of(run_dir: Path) -> dict[str, Any]:
+    """Returns what the selection left beside the history; empty if it was not measured."""
+    path = run_dir / STABILITY
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def save_scores(path: Path, scores: Scores) -> None:

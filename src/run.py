@@ -13,6 +13,7 @@ __all__ = [
 
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -54,8 +55,20 @@ def open_run(cfg: DictConfig) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
-    OmegaConf.save(cfg, partial, resolve=True)
+    partial.write_text(command() + OmegaConf.to_yaml(cfg, resolve=True))
     partial.replace(path)
+
+
+def command() -> str:
+    """Returns the command that began the run, as a line of comment: a resumed run keeps it."""
+    if not HydraConfig.initialized():
+        return ""
+    job = HydraConfig.get()
+    start = ["python"]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+    words = shlex.join([*start, "-m", f"src.{job.job.name}", *job.overrides.task])
+    return "# " + words.replace("\n", " ") + "\n"
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
@@ -184,6 +197,7 @@ def report(
         seconds=seconds,
         data=data.facts(benchmark.scores.counts if trainer.limit_test_batches == 1.0 else None),
         loggers=trainer.loggers,
+        pictures=data.pictures,
     )
     show(result_table(metrics), block_table(metrics), f"results in {cfg.run_dir}")
 
