@@ -125,7 +125,7 @@ def detector_rows(
 
 
 def block_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns each block: NormRatio and its error, how often selected, results of FeatureNorm."""
+    """Returns each block: NormRatio, its standard error, and the results of FeatureNorm."""
     results = metrics["detectors"]
     found = [name.removeprefix(PER_BLOCK) for name in results if name.startswith(PER_BLOCK)]
     bootstrap = metrics.get("selection_stability", {}).get("bootstrap", {})
@@ -134,7 +134,6 @@ def block_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             "name": block,
             "norm_ratio": metrics["norm_ratio"].get(block),
             "error": bootstrap.get("standard_error", {}).get(block),
-            "share": bootstrap.get("share", {}).get(block),
             "results": results.get(PER_BLOCK + block),
         }
         for block in metrics["norm_ratio"] or found
@@ -152,13 +151,7 @@ def selection(metrics: Mapping[str, Any], history_file: Path) -> dict[str, Any] 
         found["second"] = others[0]
         found["margin"] = ratio[selected] - ratio[others[0]]
     if history_file.exists():
-        history = read_history(history_file)
-        chosen = [history.block[position] for position in history.selected]
-        last = len(chosen) - next(
-            (i for i, b in enumerate(chosen[::-1]) if b != selected), len(chosen)
-        )
-        since = history.epoch[last] if last < len(chosen) else None
-        found["epochs"] = {"all": len(chosen), "of": chosen.count(selected), "since": since}
+        found["epochs"] = over_epochs(history_file, selected)
     measured = {"bootstrap": None, "seeds": []} | metrics.get("selection_stability", {})
     found |= {"stability": measured, "hindsight": None}
     auroc = {
@@ -171,6 +164,18 @@ def selection(metrics: Mapping[str, Any], history_file: Path) -> dict[str, Any] 
         gap = auroc[best] - auroc[selected]
         found["hindsight"] = {"block": best, "auroc": auroc[best], "gap": gap}
     return found
+
+
+def over_epochs(history_file: Path, selected: str) -> dict[str, Any]:
+    """Returns in how many of all epochs a block was selected, and since which without a break."""
+    history = read_history(history_file)
+    chosen = [history.block[position] for position in history.selected]
+    since = None
+    for epoch, block in zip(history.epoch[::-1], chosen[::-1], strict=True):
+        if block != selected:
+            break
+        since = epoch
+    return {"all": len(chosen), "of": chosen.count(selected), "since": since}
 
 
 def set_rows(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
