@@ -26,7 +26,11 @@ def main() -> None:
     data = image_data(options.batch, options.images, [], options.batch)
     classifier = Classifier(network)
     without = new_trainer(options.precision)
-    with_selection = new_trainer(options.precision, BlockSelection(Jigsaw(border="keep")))
+    puzzles = Jigsaw(border="keep")
+    with_selection = new_trainer(options.precision, BlockSelection(puzzles))
+    stable = new_trainer(
+        options.precision, BlockSelection(puzzles, bootstrap=1000, stability_seeds=4)
+    )
     images = images_of(data.val_dataloader()).image
 
     @torch.no_grad()
@@ -38,14 +42,16 @@ def main() -> None:
     def validate(trainer: object) -> None:
         trainer.validate(classifier, datamodule=data, verbose=False)  # type: ignore[attr-defined]
 
-    plain, bare, selecting = alternate(
+    plain, bare, selecting, repeating = alternate(
         options.repeats,
         plain_forward,
         lambda: validate(without),
         lambda: validate(with_selection),
+        lambda: validate(stable),
     )
     added = [a - b for a, b in zip(selecting, bare, strict=True)]
     ratio("BlockSelection adds / plain forward", added, plain)
+    ratio("the last epoch, which repeats the selection / another epoch", repeating, selecting)
 
 
 if __name__ == "__main__":

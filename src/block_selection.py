@@ -3,6 +3,7 @@
 __all__ = ["BlockSelection"]
 
 import csv
+import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from src.atomic import try_to_write
 from src.data.datasets import Batch
 from src.metrics.norm_ratio import NormRatio
 from src.network import Network
+from src.selection_stability import FILE, SelectionStability
 
 log = logging.getLogger(__name__)
 HISTORY = ("epoch", "block", "depth", "norm_id", "norm_pseudo_ood", "ratio", "selected")
@@ -36,9 +38,13 @@ class BlockSelection(L.Callback):
             data module was given to train on, as in the paper; two forwards an image).
         normalised: whether the network gets normalised images, as in training.
         history: CSV file that gains a row per block in each epoch; None keeps no file.
+        bootstrap: samples of the images on which the last epoch selects again.
+        stability_seeds: other seeds of `pseudo_ood` with which the last epoch selects again, one
+            more forward each. What both found is in `stability`, and beside the history. The
+            last epoch is that of `max_epochs`, and `trainer.validate`.
 
     Raises:
-        ValueError: if `split` is unknown.
+        ValueError: if `split` is unknown, or a number is negative.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1.
@@ -54,16 +60,26 @@ class BlockSelection(L.Callback):
         split: str = "validation",
         normalised: bool = True,
         history: str | Path | None = None,
+        bootstrap: int = 0,
+        stability_seeds: int = 0,
     ) -> None:
         if split not in ("validation", "training"):
             raise ValueError(
                 f"expected split to be 'validation' or 'training', got {split!r}; choose one"
+            )
+        if min(bootstrap, stability_seeds) < 0:
+            raise ValueError(
+                "expected bootstrap and stability_seeds of at least 0, got "
+                f"{bootstrap} and {stability_seeds}; 0 leaves them out"
             )
         self.pseudo_ood = pseudo_ood
         self.split = split
         self.normalised = normalised
         self.history = Path(history) if history is not None else None
         self._rows: list[list[str]] = []
+        self.bootstrap, self.stability_seeds = bootstrap, stability_seeds
+        self.stability: dict[str, Any] = {}
+        self._repeated: SelectionStability | None = None
         self._norms: Mapping[str, Tensor] = {}
         self._hooks = ExitStack()
 
@@ -88,6 +104,12 @@ class BlockSelection(L.Callback):
         if trainer.sanity_checking:
             return
         self.norm_ratio.to(module.device).reset()
+        self._repeated = None
+        if (self.bootstrap or self.stability_seeds) and _is_last(trainer):
+            self._repeated = SelectionStability(
+                self.pseudo_ood, _network(module).blocks, replicates=self.bootstrap,
+                seeds=self.stability_seeds, device=module.device,
+            )  # fmt: skip
         self._norms = self._hooks.enter_context(_network(module).observe_norms())
 
     def on_validation_batch_end(
@@ -122,6 +144,8 @@ class BlockSelection(L.Callback):
             | {"selected_block": float(depth), "norm_ratio_margin": best - second},
             sync_dist=False,  # computed from sums over all processes: equal already
         )
+        if self._repeated is not None:
+            self.stability = {"epoch": trainer.current_epoch} | self._repeated.result()
         if trainer.is_global_zero:
             log.info(
                 "epoch %d: selected block %s, NormRatio %.4f, margin %.4f",
@@ -129,6 +153,9 @@ class BlockSelection(L.Callback):
             )  # fmt: skip
             if self.history is not None:
                 self._keep(self.history, trainer.current_epoch, network, mean)
+                if self._repeated is not None:
+                    text = json.dumps(self.stability, indent=2) + "\n"
+                    try_to_write(self.history.with_name(FILE), lambda path: path.write_text(text))
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
@@ -155,14 +182,27 @@ class BlockSelection(L.Callback):
         self, trainer: L.Trainer, network: Network, batch: Batch, *, forward_clean: bool
     ) -> None:
         forward = network if self.normalised else network.net
+        kept = batch.index >= 0
+
+        def norms() -> Tensor:
+            return torch.stack([self._norms[block] for block in network.blocks], dim=1)[kept]
+
         with trainer.precision_plugin.forward_context():
             if forward_clean:
                 forward(batch.image)
-            clean = torch.stack([self._norms[block] for block in network.blocks], dim=1)
+            clean = norms()
             forward(self.pseudo_ood(batch.image, batch.index))
-        puzzle = torch.stack([self._norms[block] for block in network.blocks], dim=1)
-        kept = batch.index >= 0
-        self.norm_ratio.update(clean[kept], puzzle[kept])
+            puzzle = norms()
+            self.norm_ratio.update(clean, puzzle)
+            if self._repeated is not None:
+                self._repeated.bootstrap.update(clean, puzzle, batch.index[kept])
+                for seed, pseudo_ood in self._repeated.puzzles.items():
+                    forward(pseudo_ood(batch.image, batch.index))
+                    self._repeated.norm_ratio[seed].update(clean, norms())
+
+
+def _is_last(trainer: L.Trainer) -> bool:
+    return trainer.state.fn == "validate" or trainer.current_epoch + 1 == trainer.max_epochs
 
 
 def _network(module: L.LightningModule) -> Network:

@@ -24,6 +24,9 @@ from src.figures import PER_BLOCK, History, read_history, save_figures
 from src.loggers import WandbLogger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
+from src.page import write_page
+from src.sample_figures import Pictures, save_sample_figures
+from src.selection_stability import FILE as STABILITY
 
 if TYPE_CHECKING:
     import wandb
@@ -49,8 +52,11 @@ def write_report(
     loggers: Sequence[Logger] = (),
     step: int = 0,
     complete: bool = True,
+    pictures: Pictures | None = None,
 ) -> dict[str, Any]:
-    """Writes `scores.npz`, `ood.csv`, `figures/` and, last, `metrics.json`; then logs them.
+    """Writes `scores.npz`, `ood.csv`, `figures/`, `metrics.json`, `report.html`; then logs them.
+
+    `metrics.json` marks a finished run: what cannot be made again of the files comes before it.
 
     What a full disk does not take is left out, with a warning; `metrics.json` is there if and only
     if everything is.
@@ -64,10 +70,11 @@ def write_report(
         norm_ratio: NormRatio of each block, by depth; may be empty.
         forward_passes: forward passes of the benchmark.
         seconds: wall time of each stage.
-        data: `facts` of the images: protocol, groups, what became of each set.
+        data: `facts` of the images: protocol, groups, classes, what became of each set.
         loggers: receive the scalars; a `WandbLogger` also gets tables, charts and images.
         step: steps of the training, at which the results are logged.
         complete: whether all that came before is on the disk.
+        pictures: gives the images of a set, to show those that confuse.
 
     Returns:
         The content of `metrics.json`.
@@ -83,11 +90,19 @@ def write_report(
     figures = save_figures(
         run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
     )
+    figures += save_sample_figures(
+        run_dir,
+        scores,
+        selected_block=selected_block,
+        classes=data.get("classes", ()),
+        pictures=pictures,
+    )
     metrics = {
         "experiment": experiment,
         "network": network,
         "selected_block": selected_block,
         "norm_ratio": dict(norm_ratio),
+        "selection_stability": stability_of(run_dir),
         "id_accuracy": None if math.isnan(scores.id_accuracy) else scores.id_accuracy,
         "counts": scores.counts,
         "data": dict(data),
@@ -99,8 +114,16 @@ def write_report(
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
     if complete and all(path.exists() for path in figures):
         try_to_write(run_dir / "metrics.json", lambda path: path.write_text(text))
+        write_page(run_dir)
     log_report(run_dir, metrics, figures, loggers, step)
     return metrics
+
+
+def stability_of(run_dir: Path) -> dict[str, Any]:
+    """Returns what the selection left beside the history; empty if it was not measured."""
+    path = run_dir / STABILITY
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
 
 
 def save_scores(path: Path, scores: Scores) -> None:

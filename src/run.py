@@ -16,6 +16,7 @@ __all__ = [
 
 import logging
 import os
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -71,7 +72,8 @@ def open_run(cfg: DictConfig) -> None:
     """Writes the resolved configuration into the run directory; one to resume has it."""
     path = Path(cfg.run_dir) / "config.yaml"
     if not path.exists():
-        write_whole(path, lambda partial: OmegaConf.save(cfg, partial, resolve=True))
+        text = command() + OmegaConf.to_yaml(cfg, resolve=True)
+        write_whole(path, lambda partial: partial.write_text(text))
 
 
 def is_finished(cfg: DictConfig) -> bool:
@@ -80,6 +82,18 @@ def is_finished(cfg: DictConfig) -> bool:
     if finished:
         show(f"{cfg.run_dir} is finished")
     return finished
+
+
+def command() -> str:
+    """Returns the command that began the run, as a line of comment: a resumed run keeps it."""
+    if not HydraConfig.initialized():
+        return ""
+    job = HydraConfig.get()
+    start = ["python"]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
+    words = shlex.join([*start, "-m", f"src.{job.job.name}", *job.overrides.task])
+    return "# " + words.replace("\n", " ") + "\n"
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
@@ -246,6 +260,7 @@ def report(
         loggers=trainer.loggers,
         step=trainer.global_step,
         complete=checkpoints.complete(),
+        pictures=data.pictures,
     )
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
     if not (run_dir / "metrics.json").exists():

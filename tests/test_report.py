@@ -26,7 +26,14 @@ BLOCKS = ("layer1.0", "layer2.0", "layer3.0")
 DETECTORS = ("featurenorm", "msp", *(f"featurenorm@{block}" for block in BLOCKS))
 SOURCES = ("id", "svhn", "textures")
 NORM_RATIO = {"layer1.0": 0.97, "layer2.0": 1.3, "layer3.0": 1.1}
-FIGURES = ("norm_ratio_curves", "norm_ratio_by_depth", "norm_by_depth", "score_histograms", "roc")
+FIGURES = (
+    "norm_ratio_curves",
+    "norm_ratio_by_depth",
+    "norm_by_depth",
+    "score_histograms",
+    "roc",
+    "confusion",
+)
 FACTS: dict[str, Any] = {
     "experiment": "resnet18_cifar10",
     "network": "resnet18",
@@ -77,7 +84,8 @@ def metrics(run_dir: Path) -> dict[str, Any]:
 
 
 def test_metrics_json_has_the_promised_keys_and_facts(metrics: dict[str, Any]) -> None:
-    keys = "experiment network selected_block norm_ratio id_accuracy counts data detectors"
+    keys = "experiment network selected_block norm_ratio selection_stability id_accuracy counts"
+    keys += " data detectors"
     assert list(metrics) == [*keys.split(), "forward_passes", "seconds", "versions"]
     assert {key: metrics[key] for key in FACTS} == FACTS
     assert metrics["id_accuracy"] == pytest.approx(0.9)
@@ -145,7 +153,7 @@ def test_a_run_without_block_selection_draws_only_the_scores(tmp_path: Path) -> 
     metrics = write_report(tmp_path, only_msp, **facts)
     assert metrics["selected_block"] is None
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert names == {"score_histograms", "roc"}
+    assert names == {"score_histograms", "roc", "confusion"}
 
 
 def test_an_unlabelled_id_set_has_no_accuracy(tmp_path: Path) -> None:
@@ -179,6 +187,12 @@ def test_metrics_json_is_written_last(run_dir: Path) -> None:
     files = [run_dir / "scores.npz", run_dir / "ood.csv", *run_dir.glob("figures/*")]
     last = (run_dir / "metrics.json").stat().st_mtime_ns
     assert all(path.stat().st_mtime_ns <= last for path in files)
+
+
+def test_the_page_is_made_of_the_finished_files(run_dir: Path) -> None:
+    page = run_dir / "report.html"
+    assert page.stat().st_mtime_ns >= (run_dir / "metrics.json").stat().st_mtime_ns
+    assert not list(run_dir.glob("*.tmp"))
 
 
 def test_every_logger_gets_the_scalars_of_every_ood_set(

@@ -21,7 +21,15 @@ BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
 COUNTS = {"id": 251, "digits_7_to_9": 533, "photographs": 500, "noise": 500}
 DETECTORS = {"featurenorm", "msp", "maxlogit", "energy", *(f"featurenorm@{b}" for b in BLOCKS)}
 METRICS = {"auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error"}
-FIGURES = ("norm_ratio_curves", "norm_ratio_by_depth", "norm_by_depth", "score_histograms", "roc")
+FIGURES = (
+    "norm_ratio_curves",
+    "norm_ratio_by_depth",
+    "norm_by_depth",
+    "score_histograms",
+    "roc",
+    "most_confusing",
+    "confusion",
+)
 PLAIN = (type(None), bool, int, float, str, bytes, torch.Tensor)
 Content = Callable[[Path], dict[str, str]]
 
@@ -48,9 +56,11 @@ def test_a_run_leaves_every_promised_file_and_no_other(finished_run: Path) -> No
         "checkpoints/best.ckpt",
         "metrics.csv",
         "norm_ratio.csv",
+        "selection_stability.json",
         "scores.npz",
         "metrics.json",
         "ood.csv",
+        "report.html",
         *(f"figures/{name}.png" for name in FIGURES),
     }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.data.cache import load_cached
@@ -174,9 +175,14 @@ class ImageData(L.LightningDataModule):
         for name, count in (scored or {}).items():
             if isinstance(self.loaded[name], StoredImages):
                 sets[name]["skipped"] = sets[name]["images"] - count
-        return {"protocol": self.protocol, "groups": groups, "sets": sets} | (
+        classes = [str(name) for name in self.named["id"].classes]
+        return {"protocol": self.protocol, "groups": groups, "classes": classes, "sets": sets} | (
             {"codec_change": self.codec_change} if self.codec_change else {}
         )
+
+    def pictures(self, name: str, index: Tensor) -> Tensor:
+        """Returns (n, C, H, W) uint8 images of a set on the CPU, by their positions in it."""
+        return self._images(name)[index].image.cpu()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training part, shuffled; the only loader that is augmented.
