@@ -8,7 +8,7 @@ demo: $(VENV)/ready  ## the quickstart, on images that need no download
 	$(RUN) src.train
 
 test: $(VENV)/ready
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist worksteal
 
 # the oldest versions that pyproject.toml allows, in an environment of their own
 test-oldest: .venv-oldest/ready
