@@ -12,7 +12,7 @@ import torch
 
 import src.run
 
-moment = sys.argv.pop(1)
+moment = ""
 callbacks, save = src.run.callbacks, torch.save
 
 
@@ -52,6 +52,8 @@ def save_half(content: Any, path: Path) -> None:
         end()
 
 
-src.run.callbacks = lambda cfg: [*callbacks(cfg), Kill()]
-torch.save = save_half  # type: ignore[assignment]
-runpy.run_module("src.train", run_name="__main__", alter_sys=True)
+if __name__ == "__main__":
+    moment = sys.argv.pop(1)
+    src.run.callbacks = lambda cfg: [*callbacks(cfg), Kill()]
+    torch.save = save_half  # type: ignore[assignment]
+    runpy.run_module("src.train", run_name="__main__", alter_sys=True)

@@ -14,6 +14,7 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
     if "viewer" in query:
         return {"viewer": {"id": "u", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
     if "createRunFiles" in query:
+        address = f"http://127.0.0.1:{sys.argv[1]}/"
         files = [{"name": name, "uploadUrl": address + name} for name in variables["files"]]
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
     if "upsertBucket" not in query:
@@ -24,9 +25,6 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
         "config": "{}", "historyLineCount": 0, "project": project,
     }  # fmt: skip
     return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-
-
-address = f"http://127.0.0.1:{sys.argv[1]}/"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -57,4 +55,5 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+if __name__ == "__main__":
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
