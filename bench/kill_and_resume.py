@@ -22,41 +22,44 @@ SHORTEST = 5.0  # seconds that a start takes, before which a kill shows nothing
 
 
 def main() -> None:
-    """Prints when each kill came and what differs in the end."""
+    """Prints when each kill came and what differs in the end; begins anew until there were all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options, overrides = parser.parse_known_args()
     folder = Path(mkdtemp(prefix="resume"))
-    command = [sys.executable, "-m", "src.train"]
-    whole, killed = folder / "whole", folder / "killed"
-
+    whole = folder / "whole"
     start = perf_counter()
-    subprocess.run(
-        [*command, *overrides, f"hydra.run.dir={whole}"], check=True, capture_output=True
-    )
+    train(*overrides, f"hydra.run.dir={whole}").wait()
     seconds = perf_counter() - start
     print(f"left alone: {seconds:.1f} s")
-    arguments = [*overrides, f"hydra.run.dir={killed}"]
-    rng = random.Random(options.seed)
-    for _ in range(options.kills):
-        after = rng.uniform(SHORTEST, max(SHORTEST + 1, 0.8 * seconds))
-        with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE) as process:
+    rng, kills, runs = random.Random(options.seed), 0, 0
+    while kills < options.kills:
+        runs += 1
+        killed = folder / f"killed_{runs}"
+        arguments = [*overrides, f"hydra.run.dir={killed}"]
+        while not (killed / "metrics.json").exists():
+            after = rng.uniform(SHORTEST, max(SHORTEST + 1, 0.8 * seconds))
+            process = train(*arguments)
             try:
-                process.wait(after)
-                print(f"ended before the kill at {after:.1f} s")
-                break
+                process.wait(after if kills < options.kills else None)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
-        left = sorted(str(path.relative_to(killed)) for path in killed.rglob("*.*"))
-        print(f"killed after {after:.1f} s, left {', '.join(left)}")
-        if (killed / "config.yaml").exists():
-            arguments = [f"resume={killed}", f"hydra.run.dir={folder}/command"]
-    if not (killed / "metrics.json").exists():
-        subprocess.run([*command, *arguments], check=True, capture_output=True)
-    for name, difference in compare(whole, killed).items():
-        print(f"{name}: {difference}")
+                process.wait()
+                kills += 1
+                left = sorted(str(path.relative_to(killed)) for path in killed.rglob("*.*"))
+                print(f"kill {kills}, after {after:.1f} s, left {', '.join(left) or 'nothing'}")
+            if (killed / "config.yaml").exists():
+                arguments = [f"resume={killed}", f"hydra.run.dir={folder}/command"]
+        for name, difference in compare(whole, killed).items():
+            print(f"run {runs}, {name}: {difference}")
     shutil.rmtree(folder)
+
+
+def train(*arguments: str) -> "subprocess.Popen[bytes]":
+    """Starts a training."""
+    command = [sys.executable, "-m", "src.train", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
