@@ -1,59 +1,32 @@
 """Figures of a finished run: what NormRatio saw in training, and what it bought at test time."""
 
-__all__ = ["History", "read_history", "save_figure", "save_figures"]
+__all__ = ["save_figure", "save_figures"]
 
-import csv
 from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from itertools import cycle, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from PIL import Image
 
 from src.atomic import try_to_write
+from src.columns import PER_BLOCK
+from src.history import Array, History, read_history
 from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
 from src.palette import COLORS, GREY, PALE, SELECTED, STYLE
 
 PSEUDO_OOD = "pseudo-OOD"
 SHOWN = 8  # detectors in one figure: more lines cannot be told apart
-PER_BLOCK = "featurenorm@"  # columns of FeatureNorm at each block
-Array = NDArray[np.float64]
 Color = str | tuple[float, ...]
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
-
-
-class History(NamedTuple):
-    """NormRatio of L blocks, by depth, over E epochs."""
-
-    epoch: list[int]
-    block: list[str]
-    norm_id: Array  # (E, L) mean FeatureNorm of ID images
-    norm_pseudo_ood: Array  # (E, L) mean FeatureNorm of their puzzles
-    ratio: Array  # (E, L)
-    selected: NDArray[np.intp]  # (E,) position of the selected block, from 0
-
-
-def read_history(path: Path) -> History:
-    """Returns the NormRatio history of a run; a repeated epoch (a resumed run) counts once."""
-    with path.open(newline="") as file:
-        rows = {(int(row["epoch"]), int(row["depth"])): row for row in csv.DictReader(file)}
-    epoch, depth = (sorted({key[axis] for key in rows}) for axis in (0, 1))
-
-    def values(name: str) -> Array:
-        return np.array([[float(rows[e, d][name]) for d in depth] for e in epoch])
-
-    block = [rows[epoch[-1], d]["block"] for d in depth]
-    norm_id, norm_pseudo_ood, ratio = map(values, ("norm_id", "norm_pseudo_ood", "ratio"))
-    return History(epoch, block, norm_id, norm_pseudo_ood, ratio, values("selected").argmax(1))
 
 
 @rc_context(STYLE)

@@ -17,8 +17,8 @@ import yaml
 from PIL import Image
 
 from src.atomic import try_to_write
-from src.figures import PER_BLOCK, read_history
-from src.sample_figures import chosen_detector
+from src.columns import PER_BLOCK, chosen_detector
+from src.history import read_history
 
 FIGURES = (
     "norm_ratio_curves",

@@ -20,7 +20,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from src.atomic import try_to_write
-from src.figures import PER_BLOCK, History, read_history, save_figures
+from src.columns import PER_BLOCK
+from src.figures import save_figures
+from src.history import History, read_history
 from src.loggers import WandbLogger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores

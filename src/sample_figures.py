@@ -1,6 +1,6 @@
 """Figures of single images: which ones confuse a detector, and which classes the network."""
 
-__all__ = ["Pictures", "chosen_detector", "save_sample_figures"]
+__all__ = ["Pictures", "save_sample_figures"]
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.figures import COLORS, GREY, PER_BLOCK, STYLE, save_figure
+from src.columns import chosen_detector
+from src.figures import COLORS, GREY, STYLE, save_figure
 from src.metrics.score_table import Scores
 
 # (name of a set, (n,) positions in it) -> (n, C, H, W) uint8
@@ -23,12 +24,6 @@ MOST_CLASSES = 30  # in a matrix; of more, the most frequent confusions are list
 MOST_PAIRS = 20
 MOST_WRITTEN = 15  # classes whose counts fit into the cells
 PLAIN_TEXT: Any = STYLE | {"text.parse_math": False}  # names are the user's: a dollar is a dollar
-
-
-def chosen_detector(detectors: Sequence[str], selected_block: str | None) -> str | None:
-    """Returns FeatureNorm of the selected block, else the first detector, if there is any."""
-    wanted = (PER_BLOCK.rstrip("@"), f"{PER_BLOCK}{selected_block}") if selected_block else ()
-    return next((name for name in (*wanted, *detectors) if name in detectors), None)
 
 
 @rc_context(PLAIN_TEXT)

@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "src.data.download": ("src.data.registry",),
     "src.data.pseudo_ood": ("src.counter_random",),
     "src.palette": (),
-    "src.compare": ("src.compare", "src.palette"),
+    "src.columns": (),
+    "src.history": (),
+    "src.compare": ("src.compare", "src.columns", "src.palette"),
     "src.search": ("src.search", "src.compare"),
 }
 FRAMEWORK_FREE = (

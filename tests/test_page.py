@@ -13,10 +13,11 @@ import yaml
 from browser import CHROMIUM, Page, chromium
 from PIL import Image
 
+from src.columns import chosen_detector
 from src.metrics.score_table import Scores
 from src.page import detector_rows, duration, main, selection, write_page
 from src.report import write_report
-from src.sample_figures import chosen_detector, confusions
+from src.sample_figures import confusions
 
 # long names leave a panel of `score_histograms` no room; the page is what is looked at here
 pytestmark = pytest.mark.filterwarnings("ignore:constrained_layout not applied:UserWarning")

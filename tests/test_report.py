@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from rich.console import Console
 
-from src.figures import best_of, read_history
+from src.figures import best_of
+from src.history import read_history
 from src.loggers import wandb_logger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores

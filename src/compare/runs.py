@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from src.columns import PER_BLOCK
+
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
-PER_BLOCK = "featurenorm@"  # columns of FeatureNorm at each block
 PRUNED = {"wandb", "checkpoints", "figures"}
 # what a run may differ in and still be the same experiment: places, and what evaluation adds
 APART = {"run_dir", "data_dir", "resume", "logger", "tags", "benchmark", "trust", "list_blocks"}

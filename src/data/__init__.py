@@ -1,13 +1,21 @@
-"""Image sets, their sources, sampling and augmentation."""
+"""Image sets, their sources, sampling and augmentation.
 
-from src.data.datamodule import ImageData
-from src.data.datasets import Batch, ImageSet, Source, StoredImages
-from src.data.digits import Digits, Noise, Photographs
-from src.data.folders import ImageFolder
-from src.data.libraries import HuggingFace, Torchvision
-from src.data.lists import ImageList
-from src.data.sampling import BatchSampler
-from src.data.transforms import CropFlip
+The names below are imported when they are first used, so that a command line that asks for help
+need not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from src.data.datamodule import ImageData
+    from src.data.datasets import Batch, ImageSet, Source, StoredImages
+    from src.data.digits import Digits, Noise, Photographs
+    from src.data.folders import ImageFolder
+    from src.data.libraries import HuggingFace, Torchvision
+    from src.data.lists import ImageList
+    from src.data.sampling import BatchSampler
+    from src.data.transforms import CropFlip
 
 __all__ = [
     "Batch",
@@ -25,3 +33,21 @@ __all__ = [
     "StoredImages",
     "Torchvision",
 ]
+
+MODULES = {
+    "datamodule": ("ImageData",),
+    "datasets": ("Batch", "ImageSet", "Source", "StoredImages"),
+    "digits": ("Digits", "Noise", "Photographs"),
+    "folders": ("ImageFolder",),
+    "libraries": ("HuggingFace", "Torchvision"),
+    "lists": ("ImageList",),
+    "sampling": ("BatchSampler",),
+    "transforms": ("CropFlip",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in MODULES.items():
+        if name in names:
+            return getattr(import_module(f"src.data.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,9 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from src.data.download import prepare
-from src.data.gallery import gallery
 from src.data.registry import Known, known
-from src.data.verify import contents, findings
 
 
 class Part:
@@ -122,6 +120,8 @@ def status_table(parts: Iterable[Part], report: Mapping[str, Any]) -> Table:
 
 def verify(parts: Iterable[Part], path: Path) -> dict[str, Any]:
     """Looks at every image, writes the findings as JSON, and returns them."""
+    from src.data.verify import contents, findings
+
     read = [part for part in parts if part.is_read]
     found = findings({part.name: contents(part.source, part.name) for part in read})
     found["state"] = {part.name: part.state for part in read}
@@ -165,6 +165,8 @@ def main(cfg: DictConfig) -> None:
     if found:
         console.print(*summary(found), f"report: {path}", sep="\n")
     if cfg.figures and present:
+        from src.data.gallery import gallery
+
         figure = gallery({part.name: part.source for part in present}, Path(cfg.out))
         console.print(f"figure: {figure}")
     if (cfg.prepare or cfg.verify) and (len(present) < len(parts) or (found and found["corrupt"])):
