@@ -32,7 +32,8 @@ def evaluate(cfg: DictConfig) -> None:
     from src.benchmark import Benchmark
     from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
-    from src.run import is_finished, new_trainer, report, resumed, seed_everything, show
+    from src.run import new_trainer, report, seed_everything, show
+    from src.run_directory import is_finished, resumed
     from src.targets import check_installed, check_targets
 
     if is_finished(cfg):

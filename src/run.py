@@ -1,22 +1,18 @@
-"""What training and evaluation share: the run directory, the trainer, the report."""
+"""What training and evaluation share: seed, trainer, callbacks, report."""
 
 __all__ = [
     "Opening",
     "callbacks",
-    "check_fresh",
-    "is_finished",
+    "check_saved",
     "new_trainer",
-    "open_run",
     "quiet_lightning",
     "report",
-    "resumed",
     "seed_everything",
     "show",
 ]
 
 import logging
 import os
-import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -35,11 +31,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from src.atomic import write_whole
 from src.benchmark import Benchmark
 from src.checkpoint import AtomicCheckpoints
 from src.data import ImageData
 from src.report import block_table, result_table, write_report
+from src.run_directory import check_fresh, open_run
 
 
 def seed_everything(seed: Any) -> None:
@@ -51,98 +47,6 @@ def seed_everything(seed: Any) -> None:
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"expected a seed within 0..{2**32 - 1}, got {seed!r}; set seed=<number>")
     L.seed_everything(seed, workers=True, verbose=False)
-
-
-@rank_zero_only
-def check_fresh(cfg: DictConfig) -> None:
-    """Refuses a run directory that is taken, unless its run is to be resumed.
-
-    Raises:
-        FileExistsError: if an earlier run is there.
-    """
-    if (Path(cfg.run_dir) / "config.yaml").exists() and not cfg.get("resume"):
-        raise FileExistsError(
-            f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
-            f"run; choose another hydra.run.dir, or go on with it: resume={cfg.run_dir}"
-        )
-
-
-@rank_zero_only
-def open_run(cfg: DictConfig) -> None:
-    """Writes the resolved configuration into the run directory; one to resume has it."""
-    path = Path(cfg.run_dir) / "config.yaml"
-    if not path.exists():
-        text = command() + OmegaConf.to_yaml(cfg, resolve=True)
-        write_whole(path, lambda partial: partial.write_text(text))
-
-
-def is_finished(cfg: DictConfig) -> bool:
-    """Says so, if `resume=auto` finds that nothing is left to do in the run directory."""
-    finished = cfg.resume == "auto" and (Path(cfg.run_dir) / "metrics.json").exists()
-    if finished:
-        show(f"{cfg.run_dir} is finished")
-    return finished
-
-
-def command() -> str:
-    """Returns the command that began the run, as a line of comment: a resumed run keeps it."""
-    if not HydraConfig.initialized():
-        return ""
-    job = HydraConfig.get()
-    start = ["python"]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
-    words = shlex.join([*start, "-m", f"src.{job.job.name}", *job.overrides.task])
-    return "# " + words.replace("\n", " ") + "\n"
-
-
-def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
-    """Returns the configuration of the run to resume, and its last checkpoint if there is one.
-
-    Without `resume`, the configuration comes back as it is. `resume=auto` means the run directory
-    itself, so that a sweep can be started again where it was: what is not begun there begins.
-
-    Raises:
-        FileNotFoundError: if there is no run.
-        FileExistsError: if it is finished.
-        ValueError: if another command began it, or if anything else is asked for, which the run's
-            own configuration would hide.
-    """
-    if cfg.resume is None:
-        return cfg, None
-    run_dir = Path(cfg.run_dir if cfg.resume == "auto" else cfg.resume)
-    if not (run_dir / "config.yaml").is_file():
-        if cfg.resume == "auto":
-            return cfg, None
-        raise FileNotFoundError(
-            f"expected the directory of a run, got {run_dir} without a config.yaml; "
-            "set resume=logs/<name>/<time>"
-        )
-    if (run_dir / "metrics.json").exists():
-        raise FileExistsError(
-            f"expected a run that was cut off, got {run_dir}, which is finished; see its "
-            "metrics.json, or start a new run"
-        )
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    if others and cfg.resume != "auto":
-        raise ValueError(
-            "expected resume= alone, as a run goes on with the configuration it began with, got "
-            f"{' '.join(others)} beside it; leave that out, or start a new run"
-        )
-    saved = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
-    if commands[0] != commands[1]:
-        raise ValueError(
-            f"expected a run of {commands[0]}, got {run_dir} of {commands[1]}; go on with it: "
-            f"python -m {commands[1]} resume={run_dir}"
-        )
-    if cfg.resume != "auto":
-        with suppress(OSError):  # Hydra has opened a directory for this command
-            Path(cfg.run_dir).rmdir()
-    saved.run_dir, saved.resume = str(run_dir), str(run_dir)
-    last = run_dir / "checkpoints" / "last.ckpt"
-    return saved, last if last.exists() else None
 
 
 def callbacks(cfg: DictConfig) -> list[L.Callback]:
@@ -264,11 +168,27 @@ def report(
     )
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
     if not (run_dir / "metrics.json").exists():
-        raise OSError(
-            f"expected room for the results in {run_dir}, got none; make room, then go on with "
-            f"this run: resume={run_dir}"
-        )
+        raise no_room("results", run_dir)
     rmtree(run_dir / "benchmark", ignore_errors=True)
+
+
+@rank_zero_only
+def check_saved(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """Refuses to end a training whose last checkpoint is not on the disk.
+
+    Raises:
+        OSError: if there was no room for it.
+    """
+    if not cast(AtomicCheckpoints, trainer.strategy.checkpoint_io).complete():
+        raise no_room("checkpoints", cfg.run_dir)
+
+
+def no_room(what: str, run_dir: str | Path) -> OSError:
+    """Returns the error of a full disk."""
+    return OSError(
+        f"expected room for the {what} in {run_dir}, got none; make room, then go on with this "
+        f"run: resume={run_dir}"
+    )
 
 
 def show(*content: Table | str) -> None:

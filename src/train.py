@@ -26,7 +26,8 @@ def train(cfg: DictConfig) -> None:
     from src.benchmark import Benchmark
     from src.checkpoint import load_checkpoint
     from src.classifier import Classifier
-    from src.run import callbacks, is_finished, new_trainer, report, resumed, seed_everything
+    from src.run import callbacks, check_saved, new_trainer, report, seed_everything
+    from src.run_directory import is_finished, resumed
     from src.targets import check_installed
 
     if is_finished(cfg):
@@ -54,6 +55,7 @@ def train(cfg: DictConfig) -> None:
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = perf_counter()
     if not scored:
+        check_saved(cfg, trainer)
         return
     benchmark.keep_in(Path(cfg.run_dir) / "benchmark")
     data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining

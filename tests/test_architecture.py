@@ -47,6 +47,7 @@ ENTRY_POINTS = (
     "src.train",
     "src.evaluate",
     "src.run",
+    "src.run_directory",
     "src.data.__main__",
     "src.compare.__main__",
     "src.search.__main__",

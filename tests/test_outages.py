@@ -117,3 +117,12 @@ def test_a_full_disk_ends_no_training_and_what_was_missing_is_written_when_there
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "metrics.json").read_text())["detectors"]
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_training_without_benchmark_that_could_not_be_saved_is_an_error(
+    command: Callable[..., None], small_disk: Callable[[str], Path]
+) -> None:
+    run = small_disk("1m") / "run"
+    with pytest.raises(OSError, match=f"expected room for the checkpoints in {run}, got none"):
+        command("src.train", *SHORT[:1], "benchmark=false", f"hydra.run.dir={run}")
+    assert "layer4.1" in (run / "norm_ratio.csv").read_text()
