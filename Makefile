@@ -12,7 +12,7 @@ test: $(VENV)/ready
 
 # the oldest versions that pyproject.toml allows, in an environment of their own
 test-oldest: .venv-oldest/ready
-	.venv-oldest/bin/python -m pytest
+	.venv-oldest/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready
 	$(RUN) ruff check .

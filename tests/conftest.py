@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -152,11 +153,19 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Process:
 
 
 @pytest.fixture(scope="session")
-def finished_run(process: Process, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(
+    process: Process, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Path:
     """The run directory of a quickstart of two epochs. Read it, leave it as it is."""
-    run_dir = tmp_path_factory.mktemp("finished") / "run"
-    done = process("src.train", "trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run_dir}")
-    assert done.returncode == 0, done.stderr
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # one run for all workers of pytest-xdist
+        folder = folder.parent
+    run_dir = folder / "finished" / "run"
+    with FileLock(folder / "finished.lock"):
+        if not (run_dir / "metrics.json").exists():
+            arguments = ("trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run_dir}")
+            done = process("src.train", *arguments)
+            assert done.returncode == 0, done.stderr
     return run_dir
 
 

@@ -217,6 +217,8 @@ def test_a_score_does_not_depend_on_the_other_images_of_the_batch(
         parts = [detector.score(seen.rows(row == part)) for part in row.unique()]
         rough = "KNN" in repr(detector) or isinstance(detector, CombOOD)  # cosines in float32
         noise = {"rtol": 1e-4, "atol": 1e-3} if rough else {"rtol": 1e-6, "atol": 0}
+        if isinstance(detector, RescaledMap):  # one more forward pass in float32
+            noise = {"rtol": 1e-5, "atol": 0}
         torch.testing.assert_close(torch.cat(parts), whole, **noise)
 
 

@@ -101,7 +101,11 @@ def test_row_sums_do_not_depend_on_the_size_of_the_batch() -> None:
     feature_map = torch.randn(300, 64, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = GramRows((1, 5))
     one = torch.cat([rows(part) for part in feature_map.split(1)])
-    torch.testing.assert_close(rows(feature_map), one, rtol=1e-4, atol=1e-4)
+    # their powers: the slope of the root has no bound at 0
+    power = torch.tensor(rows.powers)[:, None]
+    sums, expected = (each.sign() * each.abs() ** power for each in (rows(feature_map), one))
+    error = (sums - expected).abs().amax(dim=(0, 2)) / expected.abs().amax(dim=(0, 2))
+    assert error.max() < 1e-6
 
 
 def test_half_precision_maps_do_not_overflow() -> None:

@@ -19,7 +19,7 @@ from src.models import WideResNet, resnet18, vgg11
 from src.network import Network
 
 CONF = Path(__file__).parent.parent / "conf"
-COUNT = 24
+COUNT = 12
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "resnet18": (lambda: resnet18(stem_padding=2), r"layer[1-4]\.\d+"),
     "wrn28_10": (lambda: WideResNet(28, 10), r"block[1-3]\.layer\.\d+"),

@@ -22,7 +22,7 @@ from src.loggers import CSVLogger
 from src.run import callbacks
 
 REPOSITORY = Path(__file__).parent.parent
-SHORT = ("trainer.max_epochs=3", "data.ood.noise.count=40", "data.ood.photographs.count=40")
+SHORT = ("trainer.max_epochs=2", "+trainer.limit_train_batches=3", "~data.ood.photographs")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
