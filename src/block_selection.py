@@ -13,6 +13,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from src.atomic import try_to_write
 from src.data.datasets import Batch
@@ -211,5 +212,7 @@ def _network(module: L.LightningModule) -> Network:
 
 def _training_batches(trainer: L.Trainer) -> Any:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    for batch in data.selection_dataloader():
+    batches = data.selection_dataloader()
+    quiet = None if trainer.is_global_zero else True  # None: unless stderr is a terminal
+    for batch in tqdm(batches, "selection", unit=" batches", leave=False, disable=quiet):
         yield trainer.strategy.batch_to_device(batch)  # calls `on_after_batch_transfer` as well

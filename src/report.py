@@ -85,7 +85,7 @@ def write_report(
         ValueError: if a score is NaN or infinite; `scores.npz` is written nevertheless.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    complete &= try_to_write(run_dir / "scores.npz", lambda path: save_scores(path, scores))
+    complete &= try_to_write(run_dir / "scores.npz", scores.save)
     data = data or {}
     results = ood_results(scores, data.get("groups", {}))
     complete &= try_to_write(run_dir / "ood.csv", lambda path: save_results(path, results))
@@ -126,15 +126,6 @@ def stability_of(run_dir: Path) -> dict[str, Any]:
     path = run_dir / STABILITY
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
-
-
-def save_scores(path: Path, scores: Scores) -> None:
-    """Writes the score table so that `numpy.load(path, allow_pickle=False)` reads it."""
-    columns = ("score", "source", "index", "label", "prediction")
-    names: dict[str, Any] = {
-        key: np.array(getattr(scores, key), dtype=str) for key in ("detectors", "sources")
-    }
-    np.savez(path, **{key: getattr(scores, key).numpy() for key in columns}, **names)
 
 
 def ood_results(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -> Results:

@@ -13,6 +13,7 @@ __all__ = [
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,7 @@ from rich.table import Table
 from src.benchmark import Benchmark
 from src.checkpoint import AtomicCheckpoints
 from src.data import ImageData
+from src.progress import Bars
 from src.report import block_table, result_table, write_report
 from src.run_directory import check_fresh, open_run
 
@@ -93,9 +95,12 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
             many-process runs that Lightning would have to launch.
     """
     quiet_lightning()
+    watched = sys.stderr.isatty() and cfg.trainer.get("enable_progress_bar", True)
+    every = [Opening(cfg), *callbacks, Bars() if watched else None]
     trainer: L.Trainer = instantiate(
         cfg.trainer,
-        callbacks=[Opening(cfg), *(callback for callback in callbacks if callback is not None)],
+        callbacks=[callback for callback in every if callback is not None],
+        enable_progress_bar=watched,
         logger=False,
         default_root_dir=cfg.run_dir,
         plugins=AtomicCheckpoints(),

@@ -3,6 +3,7 @@
 __all__ = ["load_weights"]
 
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -86,7 +87,12 @@ def _of_torchvision(name: str) -> Path:
     path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     if not path.is_file():
         try:
-            weights.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+            weights.get_state_dict(
+                progress=sys.stderr.isatty(),
+                check_hash=True,
+                map_location="cpu",
+                weights_only=True,
+            )
         except (OSError, RuntimeError, HTTPException) as error:
             raise FileNotFoundError(
                 f"expected the weights {name}, got no such file from {weights.url} ({error}); "

@@ -1,11 +1,20 @@
 """Help, configurations and completion come without torch; long work shows bars to people alone."""
 
+import contextlib
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from src.data import ImageFolder
+from src.data.verify import contents
 
 ROOT = Path(__file__).parent.parent
 HYDRA = ("src.train", "src.evaluate", "src.data")
@@ -53,3 +62,65 @@ def test_the_shell_completes(line: str, offered: list[str]) -> None:
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.stdout.split() == offered, done.stderr
+
+
+class Watched:
+    """What a person sees on a terminal of 100 columns that stands for stderr in the block."""
+
+    def __enter__(self) -> "Watched":
+        self.read, self.write = pty.openpty()
+        termios.tcsetwinsize(self.write, (40, 100))
+        self.said, self.before = b"", sys.stderr
+        self.reader = threading.Thread(target=self.listen)
+        self.reader.start()
+        sys.stderr = os.fdopen(self.write, "w")
+        return self
+
+    def listen(self) -> None:
+        with contextlib.suppress(OSError):  # nobody writes any more
+            while piece := os.read(self.read, 2**16):
+                self.said += piece
+
+    def __exit__(self, *error: object) -> None:
+        sys.stderr.close()
+        sys.stderr = self.before
+        self.reader.join()
+        os.close(self.read)
+
+
+RUN = (
+    *("src.train", "trainer.max_epochs=2", "data.train.classes=[0,1]", "data.test.classes=[0,1]"),
+    *("net.net.num_classes=2", "data.validation_size=50", "data.ood.noise.count=30"),
+    *("data.ood.photographs.count=30", "data.batch_size=25"),
+    "+detectors.knn={_target_: src.detectors.KNN, k: 1}",
+)
+
+
+def test_long_work_shows_rate_and_time_left_on_a_terminal(
+    command: Callable[..., None], tmp_path: Path
+) -> None:
+    with Watched() as terminal:
+        command(*RUN, f"hydra.run.dir={tmp_path / 'run'}")
+    said = terminal.said.decode()
+    tasks = ("training, epoch 1/2", "training, epoch 2/2", "validation", "fitting on train")
+    for task in (*tasks, "scoring id", "scoring noise"):
+        assert re.search(rf"{task}: +\d+%.*\d+/\d+ \[.* batches/s", said), task
+    assert re.search(r"\d+/18 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ batches/s", said)  # of both epochs
+    assert "val/accuracy=" in said
+
+
+def test_long_work_is_quiet_elsewhere(
+    command: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command(*RUN, "benchmark=false", f"hydra.run.dir={tmp_path / 'run'}")
+    said = capfd.readouterr()
+    assert not said.err
+    first, second = said.out.splitlines()
+    assert first.startswith("epoch 0: selected block")
+    assert second.startswith("epoch 1: selected block")
+
+
+def test_verification_shows_a_bar_on_a_terminal(image_folders: Path) -> None:
+    with Watched() as terminal:
+        contents(ImageFolder(image_folders / "cifar10/train", 32), "train")
+    assert re.search(r"train: .*/20 \[.* images/s", terminal.said.decode())

@@ -1,6 +1,7 @@
 """Laws of the score table."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,6 +36,12 @@ def assert_same(scores: Scores, expected: Scores) -> None:
     assert (scores.detectors, scores.sources) == (expected.detectors, expected.sources)
     for name in ("score", "source", "index", "label", "prediction"):
         assert getattr(scores, name).equal(getattr(expected, name)), name
+
+
+def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    scores = table_of(rows()).compute()
+    scores.save(tmp_path / "scores.npz")
+    assert_same(Scores.load(tmp_path / "scores.npz"), scores)
 
 
 def test_rows_are_in_the_order_of_source_and_index() -> None:

@@ -3,11 +3,15 @@
 __all__ = ["ScoreTable", "Scores"]
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
+
+ROW = ("source", "index", "label", "prediction")  # columns of Scores beside the score
 
 
 class Scores:
@@ -31,6 +35,20 @@ class Scores:
         self.sources = tuple(sources)
         self.score = score[order].cpu()
         self.source, self.index, self.label, self.prediction = row[order].cpu().unbind(dim=1)
+
+    @classmethod
+    def load(cls, path: Path) -> "Scores":
+        """Returns the table of a finished run, from its `scores.npz`."""
+        with np.load(path, allow_pickle=False) as file:
+            row = torch.from_numpy(np.stack([file[name] for name in ROW], axis=1))
+            score = torch.from_numpy(file["score"])
+            return cls(file["detectors"].tolist(), file["sources"].tolist(), score, row)
+
+    def save(self, path: Path) -> None:
+        """Writes the table so that `numpy.load(path, allow_pickle=False)` reads it."""
+        columns = {name: getattr(self, name).numpy() for name in ("score", *ROW)}
+        names = {name: np.array(getattr(self, name), str) for name in ("detectors", "sources")}
+        np.savez(path, **columns, **names)  # type: ignore[arg-type]
 
     def of(self, source: str) -> Tensor:
         """Returns the (n, J) scores of one source."""
