@@ -16,6 +16,7 @@ from src.models import (
     vgg11_bn,
     vgg16,
     vgg16_bn,
+    wrn16_4,
     wrn28_10,
     wrn40_2,
 )
@@ -69,6 +70,7 @@ PAPER: dict[str, tuple[Callable[..., nn.Module], str, int, list[tuple[int, ...]]
 OTHERS: dict[str, tuple[Callable[..., nn.Module], int]] = {
     "resnet34": (resnet34, 21_282_122),
     "resnet50": (resnet50, 23_520_842),
+    "wrn16_4": (wrn16_4, 2_748_890),
     "wrn40_2": (wrn40_2, 2_243_546),
     "vgg11_bn": (vgg11_bn, 9_750_922 + 2 * (64 + 128 + 2 * 256 + 4 * 512)),
     "vgg16": (vgg16, 14_714_688 + 2 * (512 * 512 + 512) + 512 * 10 + 10),

@@ -2,7 +2,7 @@
 
 from .resnet import ResNet, resnet18, resnet34, resnet50
 from .vgg import VGG, vgg11, vgg11_bn, vgg16, vgg16_bn
-from .wide_resnet import WideResNet, wrn28_10, wrn40_2
+from .wide_resnet import WideResNet, wrn16_4, wrn28_10, wrn40_2
 
 __all__ = [
     "VGG",
@@ -15,6 +15,7 @@ __all__ = [
     "vgg11_bn",
     "vgg16",
     "vgg16_bn",
+    "wrn16_4",
     "wrn28_10",
     "wrn40_2",
 ]
