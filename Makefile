@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test test-oldest lint
+.PHONY: demo test test-oldest lint docs
 
 demo: $(VENV)/ready  ## the quickstart, on images that need no download
 	$(RUN) src.train
@@ -18,6 +18,9 @@ lint: $(VENV)/ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+
+docs: $(VENV)/ready  ## the pages of docs/ as a site: site/index.html
+	$(RUN) mkdocs build --strict
 
 # the versions that were tested; to try others: pip install -e . without the constraints
 $(VENV)/ready: pyproject.toml constraints.txt

@@ -242,14 +242,20 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def parser() -> argparse.ArgumentParser:
+    """Returns the command line."""
+    asked = argparse.ArgumentParser("python -m src.page", description=main.__doc__)
+    asked.add_argument("run_dir", type=Path, help="directory of a finished run")
+    return asked
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the page of a run again."""
-    parser = argparse.ArgumentParser(prog="python -m src.page", description=main.__doc__)
-    parser.add_argument("run_dir", type=Path, help="directory of a finished run")
+    command = parser()
     try:
-        write_page(parser.parse_args(arguments).run_dir)
+        write_page(command.parse_args(arguments).run_dir)
     except FileNotFoundError as error:
-        parser.error(str(error))
+        command.error(str(error))
 
 
 if __name__ == "__main__":

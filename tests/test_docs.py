@@ -1,0 +1,188 @@
+"""The pages: they build without a warning, lead somewhere, and name what there is."""
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from src.search.space import split
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGS = {"src.train": "train", "src.evaluate": "evaluate", "src.data": "prepare"}
+CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"(?:^|&& )(?:python|torchrun|srun)[^&]* -m (src|bench|docs)\b")
+
+
+class Links(HTMLParser):
+    """What a page leads to and loads, and the places in it to which others may lead."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.goals: list[str] = []
+        self.loaded: list[str] = []
+        self.places: set[str] = set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.places |= {value for key in ("id", "name") if (value := given.get(key))}
+        if tag == "a" and given.get("href"):
+            self.goals.append(str(given["href"]))
+        for key in ("src", "href"):
+            if tag in ("img", "script", "link") and given.get(key):
+                self.loaded.append(str(given[key]))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Links]:
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {path: Links(path) for path in folder.glob("*.html")}
+
+
+def test_every_page_is_built_and_every_link_leads_somewhere(site: dict[Path, Links]) -> None:
+    assert {page.stem for page in PAGES[1:]} <= {path.stem for path in site}
+    for path, page in site.items():
+        if path.stem == "404":
+            continue
+        for goal in page.goals:
+            if re.match(r"\w+:", goal):
+                continue
+            file, _, place = unquote(goal).partition("#")
+            target = (path.parent / file).resolve() if file else path
+            assert target.exists(), (path.name, goal)
+            assert not place or target not in site or place in site[target].places, goal
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: dict[Path, Links]) -> None:
+    for page in site.values():
+        assert page.loaded
+        assert not [each for each in page.loaded if re.match(r"(\w+:)?//", each)]
+
+
+def test_the_readme_leads_somewhere(site: dict[Path, Links]) -> None:
+    built = {path.stem: page for path, page in site.items()}
+    for goal in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", PAGES[0].read_text()):
+        file, place = goal
+        assert (ROOT / file).exists(), goal
+        assert not place or place in built[Path(file).stem].places, goal
+
+
+def snippets(page: Path) -> Iterator[tuple[str, str]]:
+    """Language and text of each code block; inline code has the language "inline"."""
+    for language, block, inline in CODE.findall(page.read_text()):
+        yield ("inline", inline) if inline else (language, block)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every documented command: page, line."""
+    for page in PAGES:
+        for language, text in snippets(page):
+            if language in ("", "bash", "inline"):
+                for line in text.replace("\\\n", " ").splitlines():
+                    if COMMAND.search(line) and "NAME=" not in line:
+                        yield page.name, line
+
+
+def words_of(lines: list[str]) -> list[list[str]]:
+    """What a shell makes of each line: braces, quotes and variables expanded, comments gone."""
+    script = "\n".join(f"printf '%s\\n' {line}\necho '<end>'" for line in lines)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    return [each.split("\n")[:-1] for each in done.stdout.split("<end>\n")[:-1]]
+
+
+DOCUMENTED = sorted(set(commands()))
+
+
+def is_left_open(word: str) -> bool:
+    """Whether the reader is to put in the name of a choice, or more keys."""
+    return (
+        word.endswith("...")
+        or re.match(r"(data|benchmark|net|experiment)=NAME$", word) is not None
+    )
+
+
+@cache
+def check_composes(config: str, *overrides: str) -> None:
+    """Raises if a group, a choice or a key is not there."""
+    compose(config, list(overrides))
+
+
+def check_overrides(config: str, overrides: list[str]) -> None:
+    """Composes what a command asks for, and each value of a sweep."""
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    single = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
+    check_composes(config, *single)
+    for swept in parsed:
+        if swept.is_sweep_override():
+            for value in swept.sweep_string_iterator():
+                check_composes(config, *single, f"{swept.key_or_group}={value}")
+
+
+def test_every_documented_command_is_one() -> None:
+    assert len(DOCUMENTED) > 60
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for (page, line), words in zip(
+            DOCUMENTED, words_of([line for _, line in DOCUMENTED]), strict=True
+        ):
+            module, *arguments = words[words.index("-m") + 1 :]
+            arguments = [word for word in arguments if not is_left_open(word)]
+            try:
+                check(module, arguments)
+            except (Exception, SystemExit) as error:
+                pytest.fail(f"{page}: {line}: {error}")
+
+
+def check(module: str, arguments: list[str]) -> None:
+    """Raises if the command would be refused for its words."""
+    if module in CONFIGS:
+        overrides = get_args_parser().parse_args(arguments).overrides
+        if module == "src.data":
+            overrides = [re.sub("^benchmark=", "data=", text) for text in overrides]
+        check_overrides(CONFIGS[module], overrides)
+    elif module == "src.search":
+        command = importlib.import_module("src.search.__main__")
+        defaults = yaml.safe_load(command.DEFAULTS.read_text())
+        asked = command.parser(defaults).parse_args(arguments)
+        fixed, space = split(asked.override, defaults["space"])
+        check_composes("train", *fixed, *(f"{key}=1" for key in space))
+    elif module.startswith("src."):
+        name = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
+        importlib.import_module(name).parser().parse_args(arguments)
+    else:
+        source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+        for option in arguments:
+            assert not option.startswith("--") or f'"{option}"' in source, option
+
+
+def test_every_target_of_make_is_one() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"(?:^|`|&& )make ([\w./-]+)", page.read_text(), re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile.replace("$(VENV)", ".venv"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["add_detector", "faq"])
+def test_documented_code_runs(page: str, finished_run: Path) -> None:
+    (code,) = [
+        text for language, text in snippets(ROOT / f"docs/{page}.md") if language == "python"
+    ]
+    names: dict[str, object] = {}
+    exec(code.replace("logs/quickstart/TIME", str(finished_run)), names)
+    assert {"add_detector": "Margin", "faq": "threshold"}[page] in names
