@@ -16,10 +16,12 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from requests.utils import get_netrc_auth
 
 from src.atomic import try_to_write
 
 if TYPE_CHECKING:
+    import wandb
     from wandb.sdk.wandb_run import Run
 
 log = logging.getLogger(__name__)
@@ -168,19 +170,22 @@ def wandb_logger(
     return WandbLogger(experiment=run, **identity)
 
 
+def has_key(settings: "wandb.Settings") -> bool:
+    """Looks where W&B itself would (environment, settings, netrc) but never asks a person."""
+    known = settings.api_key or settings.identity_token_file
+    return bool(known or get_netrc_auth(settings.base_url))
+
+
 def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "Run":
     """Returns a run in the given mode, or offline if it can only be had by waiting."""
     import wandb
-    from wandb.sdk.lib.wbauth import authenticate_session
 
     settings = wandb.setup().settings
     mode = mode or os.environ.get("WANDB_MODE") or settings.mode
     patience = wandb.Settings(**timeouts)
     reason = "no API key found"
-    try:  # looks where W&B itself would (environment, netrc, settings) but never asks a person
-        if mode != "online" or authenticate_session(
-            host=settings.base_url, source="wandb_logger", prompt=False, update_session=False
-        ):
+    try:
+        if mode != "online" or has_key(settings):
             # offline runs of one id meet when they are synced
             resume: Literal["allow"] | None = "allow" if mode == "online" else None
             return wandb.init(mode=mode, settings=patience, resume=resume, **options)
