@@ -92,6 +92,7 @@ RUN = (
     *("src.train", "trainer.max_epochs=2", "data.train.classes=[0,1]", "data.test.classes=[0,1]"),
     *("net.net.num_classes=2", "data.validation_size=50", "data.ood.noise.count=30"),
     *("data.ood.photographs.count=30", "data.batch_size=25"),
+    *("selection.bootstrap=0", "selection.stability_seeds=0"),
     "+detectors.knn={_target_: src.detectors.KNN, k: 1}",
 )
 

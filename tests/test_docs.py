@@ -91,13 +91,18 @@ def snippets(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every documented command: page, line."""
+    """Every documented command, on a page or in the head of a file: where, line."""
     for page in PAGES:
         for language, text in snippets(page):
             if language in ("", "bash", "inline"):
                 for line in text.replace("\\\n", " ").splitlines():
-                    if COMMAND.search(line) and "NAME=" not in line:
+                    if COMMAND.search(line):
                         yield page.name, line
+    for path in (*ROOT.glob("src/**/*.py"), *ROOT.glob("conf/**/*.yaml")):
+        for line in path.read_text().splitlines():
+            command = re.split(r" {2,}", line.removeprefix("# "))[0]  # what it does comes behind
+            if COMMAND.match(command):
+                yield str(path.relative_to(ROOT)), command
 
 
 def words_of(lines: list[str]) -> list[list[str]]:
@@ -125,18 +130,22 @@ def check_composes(config: str, *overrides: str) -> None:
 
 
 def check_overrides(config: str, overrides: list[str]) -> None:
-    """Composes what a command asks for, and each value of a sweep."""
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    single = [str(each.input_line) for each in parsed if not each.is_sweep_override()]
-    check_composes(config, *single)
-    for swept in parsed:
-        if swept.is_sweep_override():
-            for value in swept.sweep_string_iterator():
-                check_composes(config, *single, f"{swept.key_or_group}={value}")
+    """Composes what a command asks for, of a sweep the first values, and looks for the others."""
+    asked = []
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            first, *others = override.sweep_string_iterator()
+            asked.append(f"{override.key_or_group}={first}")
+            group = ROOT / "conf" / str(override.key_or_group)
+            for value in others if group.is_dir() else ():
+                assert (group / f"{value}.yaml").is_file(), value
+        else:
+            asked.append(str(override.input_line))
+    check_composes(config, *asked)
 
 
 def test_every_documented_command_is_one() -> None:
-    assert len(DOCUMENTED) > 60
+    assert len(DOCUMENTED) > 100
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for (page, line), words in zip(
             DOCUMENTED, words_of([line for _, line in DOCUMENTED]), strict=True

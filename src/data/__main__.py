@@ -1,8 +1,8 @@
 """Show, fetch and check the images of a benchmark.
 
-python -m src.data benchmark=paper_cifar10                   what is there, where to get the rest
-python -m src.data benchmark=paper_cifar10 prepare=true      fetches what may be fetched
-python -m src.data benchmark=local data_dir=PATH verify=true decodes all images, writes a report
+python -m src.data benchmark=paper_cifar10                    what is there, where is the rest
+python -m src.data benchmark=paper_cifar10 prepare=true       fetches what may be fetched
+python -m src.data benchmark=local data_dir=PATH verify=true  decodes all images, writes a report
 """
 
 __all__ = ["main"]

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tqdm import tqdm
+
 from src.compare.output import say
 
 if TYPE_CHECKING:
@@ -126,22 +128,46 @@ def search(
     }
     study = open_study(folder, asked)
 
-    while (number := len(finished(study))) < trials:
-        study.sampler = optuna.samplers.TPESampler(seed=seed + number)
-        trial = study.ask(dict(space))
-        say(f"trial {trial.number}: " + ", ".join(f"{k}={v}" for k, v in trial.params.items()))
-        outcome = run_trial(folder / f"trial_{trial.number:03}", fixed, trial)
-        if outcome is None:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            continue
-        if objective != "accuracy":
-            best = max(o.accuracy for o in (outcome, *outcomes(study).values()))
-            trial.set_constraint("accuracy", best - accuracy_slack - outcome.accuracy)
-        for key, value in outcome._asdict().items():
-            trial.set_user_attr(key, value)
-        study.tell(trial, getattr(outcome, objective))
-        say("  " + ", ".join(f"{key} {shown(value)}" for key, value in outcome._asdict().items()))
+    with tqdm(
+        desc="search", total=trials, initial=len(finished(study)), unit=" trials",
+        smoothing=0, leave=False, disable=None,
+    ) as bar:  # fmt: skip
+        while (number := len(finished(study))) < trials:
+            study.sampler = optuna.samplers.TPESampler(seed=seed + number)
+            trial = study.ask(dict(space))
+            say_above(
+                f"trial {trial.number}: " + ", ".join(f"{k}={v}" for k, v in trial.params.items())
+            )
+            outcome = run_trial(folder / f"trial_{trial.number:03}", fixed, trial)
+            conclude(study, trial, outcome, objective, accuracy_slack)
+            bar.update()
     return study
+
+
+def conclude(
+    study: "Study", trial: "Trial", outcome: Outcome | None, objective: str, accuracy_slack: float
+) -> None:
+    """Tells the study what came of a trial, None if it failed."""
+    import optuna
+
+    if outcome is None:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return
+    if objective != "accuracy":
+        best = max(o.accuracy for o in (outcome, *outcomes(study).values()))
+        trial.set_constraint("accuracy", best - accuracy_slack - outcome.accuracy)
+    for key, value in outcome._asdict().items():
+        trial.set_user_attr(key, value)
+    study.tell(trial, getattr(outcome, objective))
+    say_above(
+        "  " + ", ".join(f"{key} {shown(value)}" for key, value in outcome._asdict().items())
+    )
+
+
+def say_above(text: str) -> None:
+    """Prints a line above the bar, if there is one."""
+    with tqdm.external_write_mode():
+        say(text)
 
 
 def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
@@ -162,7 +188,7 @@ def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | 
         return read_outcome(run_dir)
     except ValueError as error:
         trial.set_user_attr("error", str(error))
-        say(f"  failed: {error} ({log})")
+        say_above(f"  failed: {error} ({log})")
         return None
 
 
