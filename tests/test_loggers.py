@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import pty
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.loggers import wandb_logger
+from tests.wandb_records import inspect
 
 
 @pytest.fixture
@@ -32,12 +32,6 @@ def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     wandb.teardown()
     yield tmp_path
     wandb.teardown()
-
-
-def inspect(run_dir: Path, *options: str) -> str:
-    """What W&B itself reads back from an offline run."""
-    command = (sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(run_dir))
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from src.loggers import wandb_logger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.report import METRICS, block_table, result_table, write_report
+from tests.wandb_records import inspect
 
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0")
 DETECTORS = ("featurenorm", "msp", *(f"featurenorm@{block}" for block in BLOCKS))
@@ -211,11 +210,9 @@ def test_a_report_can_be_read_back_from_an_offline_wandb_run(tmp_path: Path) -> 
     write_history(tmp_path, epochs=30)
     logger = wandb_logger(project="p", save_dir=str(tmp_path), mode="offline")
     metrics = write_report(tmp_path, some_scores(), **FACTS, loggers=[logger])
-    folder = str(Path(logger.experiment.dir).parent)
+    folder = Path(logger.experiment.dir).parent
     logger.experiment.finish()
-    command = (sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", folder)
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    summary: dict[str, Any] = json.loads(output)["summary"]
+    summary: dict[str, Any] = json.loads(inspect(folder, "--summary"))["summary"]
 
     assert summary["selected_block"] == "layer2.0"
     average = metrics["detectors"]["featurenorm"]["average"]["auroc"]

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.metrics import ood_metrics
+from tests.wandb_records import inspect
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
 COUNTS = {"id": 251, "digits_7_to_9": 533, "photographs": 500, "noise": 500}
@@ -169,12 +168,7 @@ def test_figures_are_pictures_of_something(finished_run: Path, name: str) -> Non
 
 def test_an_offline_wandb_run_holds_the_selection_curves(finished_run: Path) -> None:
     (folder,) = finished_run.glob("wandb/offline-run-*")
-
-    def inspect(*options: str) -> str:
-        read = (sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(folder))
-        return subprocess.run(read, check=True, capture_output=True, text=True).stdout
-
-    records = [json.loads(line) for line in inspect().splitlines()]
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
     items = [record["history"]["item"] for record in records if record["type"] == "history"]
     curves = {item["epoch"]: item for item in items if "selected_block" in item}
     assert list(curves) == [0, 1]
@@ -183,7 +177,7 @@ def test_an_offline_wandb_run_holds_the_selection_curves(finished_run: Path) -> 
         assert logged[f"norm_ratio/{row['block']}"] == pytest.approx(float(row["ratio"]))
         if row["selected"] == "1":
             assert logged["selected_block"] == int(row["depth"])
-    record = json.loads(inspect("--summary"))
+    record = json.loads(inspect(folder, "--summary"))
     assert record["config"]["trainer"]["max_epochs"] == 2
     summary = record["summary"]
     metrics = metrics_of(finished_run)
