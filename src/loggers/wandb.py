@@ -1,0 +1,220 @@
+"""Weights & Biases that never blocks: online where it can be, else offline and synced later."""
+
+__all__ = ["WandbLogger", "finish_wandb", "wandb_logger"]
+
+import csv
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+
+from src.atomic import try_to_write
+from src.loggers.base import Dispensable
+from src.loggers.media import Lines, Media
+
+if TYPE_CHECKING:
+    import wandb
+    from wandb.plot import CustomChart
+    from wandb.sdk.wandb_run import Run
+
+log = logging.getLogger(__name__)
+OVER_EPOCHS = (
+    *("train/*", "val/*", "norm_ratio/*", "norm_id/*", "norm_pseudo_ood/*"),
+    *("selected_block", "norm_ratio_margin"),
+)
+
+
+class WandbLogger(Dispensable, LightningWandbLogger):
+    """Lightning's logger of Weights & Biases.
+
+    Names get an underscore for a dot (`norm_ratio/layer4_1`): W&B sorts and filters by no others.
+    """
+
+    keeps_checkpoint = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs scalars."""
+        super().log_metrics({key.replace(".", "_"): metrics[key] for key in metrics}, step)
+
+    def log_results(
+        self, scalars: Mapping[str, float], facts: Mapping[str, Any], step: int
+    ) -> None:
+        """Fills the summary: columns of the table of runs, and no panel for each single number."""
+        self.attempt(lambda: self.experiment.summary.update({**scalars, **facts}))
+
+    def log_media(self, media: Media, step: int) -> None:
+        """Logs everything, charts as W&B draws them."""
+        self.attempt(lambda: self.experiment.log(payload(media)))
+
+    def log_checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Logs the checkpoint as the artifact `model-<id of the run>`."""
+        if self.keeps_checkpoint:
+            self.attempt(lambda: self._log_model_file(path, metadata))
+
+    def _log_model_file(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.version}", type="model", metadata={**metadata})
+        artifact.add_file(str(path), name=path.name)
+        self.experiment.log_artifact(artifact, aliases=["best"])
+
+
+def payload(media: Media) -> dict[str, Any]:
+    """Returns what `wandb.log` takes for it."""
+    import wandb
+
+    logged: dict[str, Any] = {}
+    for name, path in media.figures.items():
+        logged[name] = wandb.Image(str(path))
+    for name, path in media.tables.items():
+        logged[name] = csv_table(path)
+    for name, lines in media.lines.items():
+        logged[name] = chart(lines)
+    for name, histograms in media.histograms.items():
+        logged[name] = chart(histograms.density())
+        for source, count in histograms.counts.items():
+            binned = (count.tolist(), histograms.edges.tolist())
+            logged[f"{name}/{source}"] = wandb.Histogram(np_histogram=binned)
+    for name, images in media.images.items():
+        logged[name] = [wandb.Image(image, caption=caption) for image, caption in images]
+    if media.confusion is not None:
+        logged["confusion"] = confusion_chart(*media.confusion)
+    return logged
+
+
+def csv_table(path: Path) -> "wandb.Table":
+    """Returns a CSV file as a `wandb.Table`, numbers as numbers."""
+    import wandb
+
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return wandb.Table(columns=[*header], data=[[number(value) for value in row] for row in rows])
+
+
+def number(text: str) -> float | str:
+    """Returns the number that the text spells, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def chart(lines: Lines) -> "CustomChart":
+    """Returns lines as W&B's own chart, which it overlays run over run."""
+    import wandb
+
+    return wandb.plot.line_series(
+        xs=[*lines.x],
+        ys=[*lines.y.values()],
+        keys=[*lines.y],
+        title=lines.title,
+        xname=lines.x_name,
+    )
+
+
+def confusion_chart(count: NDArray[np.int64], classes: Sequence[str]) -> "CustomChart":
+    """Returns W&B's chart of (K, K) confusions; its own function wants every single image."""
+    import wandb
+
+    columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    pairs = product(range(len(classes)), repeat=2)
+    rows = [[classes[a], classes[b], int(count[a, b])] for a, b in pairs]
+    return wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        wandb.Table(columns=columns, data=rows),
+        fields={str(name): name for name in columns},
+        string_fields={"title": "confusion of ID classes"},
+    )
+
+
+def finish_wandb() -> None:
+    """Ends the run of W&B, if there is one, so that the next job of a sweep starts its own."""
+    if wandb := sys.modules.get("wandb"):
+        with suppress(OSError, wandb.Error):  # it was lost before, which was said
+            wandb.finish()
+
+
+def wandb_logger(
+    *,
+    project: str,
+    save_dir: str,
+    name: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    mode: str | None = None,
+    init_timeout: float = 20,
+    finish_timeout: float = 120,
+    id_file: str | None = None,
+    log_checkpoint: bool = False,
+    **options: Any,
+) -> WandbLogger:
+    """Returns a Lightning logger around a W&B run that neither waits for a person nor a server.
+
+    The mode is the given one, else `WANDB_MODE` or W&B's own settings, else online. Online
+    becomes offline, with one log line that says how to sync, if there is no key or no answer.
+
+    Args:
+        project: W&B project.
+        save_dir: directory that receives `wandb/`; made if it is not there.
+        name: name of the run; W&B invents one if not given.
+        group: runs of one sweep share it.
+        tags: labels of the run, such as network and data set.
+        mode: `online`, `offline` or `disabled`.
+        init_timeout: seconds to wait for the server before going offline.
+        finish_timeout: seconds to wait at the end for what is not uploaded yet. What is left
+            stays on the disk: `wandb sync`.
+        id_file: keeps the id of the run, so that a run that was cut off goes on as the same one.
+        log_checkpoint: whether the best checkpoint is uploaded as an artifact.
+        options: further arguments of `wandb.init`, such as `job_type` or `entity`.
+    """
+    identity: dict[str, Any] = {"project": project, "name": name, "save_dir": save_dir}
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        return WandbLogger(**identity)  # Lightning gives it a dummy run on these ranks
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    options |= {"project": project, "dir": save_dir, "name": name, "group": group, "tags": tags}
+    if id_file is not None and Path(id_file).exists():
+        options["id"] = Path(id_file).read_text()
+    timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
+    run = start_run(mode, timeouts, options)
+    if id_file is not None and not run.disabled:
+        try_to_write(Path(id_file), lambda path: path.write_text(run.id))
+    run.define_metric("trainer/global_step")  # Lightning does so only for a run of its own
+    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    run.define_metric("epoch", hidden=True)
+    for metric in OVER_EPOCHS:
+        run.define_metric(metric, step_metric="epoch")
+    logger = WandbLogger(experiment=run, **identity)
+    logger.keeps_checkpoint = log_checkpoint
+    return logger
+
+
+def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "Run":
+    """Returns a run in the given mode, or offline if it can only be had by waiting."""
+    import wandb
+    from wandb.sdk.lib.wbauth import authenticate_session
+
+    settings = wandb.setup().settings
+    mode = mode or os.environ.get("WANDB_MODE") or settings.mode
+    patience = wandb.Settings(**timeouts)
+    reason = "no API key found"
+    try:  # looks where W&B itself would (environment, netrc, settings) but never asks a person
+        if mode != "online" or authenticate_session(
+            host=settings.base_url, source="wandb_logger", prompt=False, update_session=False
+        ):
+            # offline runs of one id meet when they are synced
+            resume: Literal["allow"] | None = "allow" if mode == "online" else None
+            return wandb.init(mode=mode, settings=patience, resume=resume, **options)
+    except (wandb.Error, TimeoutError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    run = wandb.init(mode="offline", settings=wandb.Settings(silent=True), **options)
+    log.warning("W&B is offline (%s); later: wandb sync %s", reason, Path(run.dir).parent)
+    return run
