@@ -22,6 +22,7 @@ from src.network import Network
 from src.selection_stability import FILE, SelectionStability
 
 log = logging.getLogger(__name__)
+LOGGED = {"ratio": "norm_ratio", "norm_id": "norm_id", "norm_pseudo_ood": "norm_pseudo_ood"}
 HISTORY = ("epoch", "block", "depth", "norm_id", "norm_pseudo_ood", "ratio", "selected")
 
 
@@ -31,7 +32,8 @@ class BlockSelection(L.Callback):
     The clean half of NormRatio is read from the validation forward itself, by hooks that are
     open during it; the callback adds one forward of the pseudo-OOD images and nothing else.
     The result is put into `module.network`, logged as `norm_ratio/<block>`, `selected_block`
-    (depth, counted from 1) and `norm_ratio_margin` (best minus second).
+    (depth, counted from 1) and `norm_ratio_margin` (best minus second), beside the means it is
+    made of, `norm_id/<block>` and `norm_pseudo_ood/<block>`.
 
     Args:
         pseudo_ood: (image (B, C, H, W), index (B,)) -> pseudo-OOD images of the same shape.
@@ -141,7 +143,11 @@ class BlockSelection(L.Callback):
         depth = network.blocks.index(network.block("selected")) + 1
         best, second = (sorted(mean["ratio"], reverse=True) + mean["ratio"])[:2]
         module.log_dict(
-            {f"norm_ratio/{block}": ratio for block, ratio in network.norm_ratio.items()}
+            {
+                f"{name}/{block}": value
+                for key, name in LOGGED.items()
+                for block, value in zip(network.blocks, mean[key], strict=True)
+            }
             | {"selected_block": float(depth), "norm_ratio_margin": best - second},
             sync_dist=False,  # computed from sums over all processes: equal already
         )

@@ -32,6 +32,7 @@ def evaluate(cfg: DictConfig) -> None:
     from src.benchmark import Benchmark
     from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
+    from src.report_media import log_selection
     from src.run import new_trainer, report, seed_everything, show
     from src.run_directory import is_finished, resumed
     from src.targets import check_installed, check_targets
@@ -83,6 +84,7 @@ def evaluate(cfg: DictConfig) -> None:
     start = perf_counter()
     if selection is not None:
         trainer.validate(classifier, datamodule=data, verbose=False)
+        log_selection(Path(cfg.run_dir), trainer.loggers, trainer.global_step)
     benchmark.keep_in(Path(cfg.run_dir) / "benchmark")
     data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
@@ -107,7 +109,7 @@ def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> Dict
         )
     complete = OmegaConf.create(trained)
     with open_dict(complete):
-        for key in (*asked, "logger", "run_dir", "checkpoint"):
+        for key in (*asked, "logger", "job_type", "group", "run_dir", "checkpoint"):
             group, _, last = key.rpartition(".")
             if last in (OmegaConf.select(cfg, group) if group else cfg):
                 OmegaConf.update(complete, key, OmegaConf.select(cfg, key), merge=False)

@@ -6,15 +6,12 @@ import csv
 import json
 import math
 import platform
-import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from lightning.pytorch.loggers import Logger
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -22,22 +19,17 @@ from rich.table import Table
 from src.atomic import try_to_write
 from src.columns import PER_BLOCK
 from src.figures import save_figures
-from src.history import History, read_history
-from src.loggers import WandbLogger
+from src.git_state import git_state
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.page import write_page
+from src.report_media import log_report
 from src.sample_figures import Pictures, save_sample_figures
 from src.selection_stability import FILE as STABILITY
-
-if TYPE_CHECKING:
-    import wandb
-    from wandb.plot import CustomChart
 
 Results = dict[str, dict[str, dict[str, float]]]
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
-MOST_LINES = 20  # epochs in the W&B chart of NormRatio over depth
 
 
 def write_report(
@@ -73,7 +65,7 @@ def write_report(
         forward_passes: forward passes of the benchmark.
         seconds: wall time of each stage.
         data: `facts` of the images: protocol, groups, classes, what became of each set.
-        loggers: receive the scalars; a `WandbLogger` also gets tables, charts and images.
+        loggers: receive the scalars; those of `src.loggers` also what there is to see.
         step: steps of the training, at which the results are logged.
         complete: whether all that came before is on the disk.
         pictures: gives the images of a set, to show those that confuse.
@@ -111,14 +103,22 @@ def write_report(
         "detectors": results,
         "forward_passes": forward_passes,
         "seconds": dict(seconds),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
+        "versions": versions(),
     }
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
     if complete and all(path.exists() for path in figures):
         try_to_write(run_dir / "metrics.json", lambda path: path.write_text(text))
         write_page(run_dir)
-    log_report(run_dir, metrics, figures, loggers, step)
+    log_report(run_dir, metrics, scores, figures, loggers, step=step, pictures=pictures)
     return metrics
+
+
+def versions() -> dict[str, str]:
+    """Returns what the run was made with; the commit of this project, if git knows it."""
+    found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    if state := git_state():
+        found["commit"] = state["commit"] + ("-dirty" if state["dirty"] else "")
+    return found
 
 
 def stability_of(run_dir: Path) -> dict[str, Any]:
@@ -207,77 +207,3 @@ def block_table(metrics: Mapping[str, Any]) -> Table:
                 style="bold" if selected else None,
             )
     return table
-
-
-def log_report(
-    run_dir: Path,
-    metrics: Mapping[str, Any],
-    figures: Sequence[Path],
-    loggers: Sequence[Logger],
-    step: int,
-) -> None:
-    """Sends `ood/<source>/<detector>/<metric>` to every logger, and more to W&B.
-
-    Columns of single blocks stay in the tables: hundreds of one-point charts hide the rest.
-    """
-    scalars = {
-        "/".join(("ood", *(re.sub(r"\W", "_", part) for part in (source, detector, key)))): value
-        for detector, each in metrics["detectors"].items()
-        if "@" not in detector
-        for source, row in each.items()
-        for key, value in row.items()
-    }
-    for logger in loggers:
-        logger.log_metrics(scalars, step)
-        logger.save()
-        if isinstance(logger, WandbLogger) and (run_dir / "metrics.json").exists():
-            logger.attempt(partial(log_to_wandb, logger, run_dir, metrics, figures))
-
-
-def log_to_wandb(
-    logger: WandbLogger, run_dir: Path, metrics: Mapping[str, Any], figures: Sequence[Path]
-) -> None:
-    """Logs images, tables and the chart of NormRatio over depth, and fills the summary."""
-    import wandb
-
-    media: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures}
-    media["tables/ood"] = csv_table(run_dir / "ood.csv")
-    history_file = run_dir / "norm_ratio.csv"
-    if history_file.exists():
-        media["tables/norm_ratio"] = csv_table(history_file)
-        media["norm_ratio_by_depth"] = depth_chart(read_history(history_file))
-    logger.experiment.log(media)
-    for key in ("selected_block", "id_accuracy"):
-        logger.experiment.summary[key] = metrics[key]
-
-
-def csv_table(path: Path) -> "wandb.Table":
-    """Returns a CSV file as a `wandb.Table`, numbers as numbers."""
-    import wandb
-
-    with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    return wandb.Table(columns=[*header], data=[[number(value) for value in row] for row in rows])
-
-
-def number(text: str) -> float | str:
-    """Returns the number that the text spells, else the text."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def depth_chart(history: History) -> "CustomChart":
-    """Returns a W&B chart of NormRatio over depth, one line per epoch, evenly picked."""
-    import wandb
-
-    lines = min(MOST_LINES, len(history.epoch))
-    picked = np.linspace(0, len(history.epoch) - 1, lines).round().astype(int)
-    return wandb.plot.line_series(
-        xs=list(range(1, len(history.block) + 1)),
-        ys=history.ratio[picked].tolist(),
-        keys=[f"epoch {history.epoch[row]}" for row in picked],
-        title="NormRatio over depth",
-        xname="depth",
-    )

@@ -2,6 +2,7 @@
 
 __all__ = [
     "Opening",
+    "after_fit",
     "callbacks",
     "check_saved",
     "new_trainer",
@@ -28,15 +29,18 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 from rich.table import Table
 
 from src.benchmark import Benchmark
 from src.checkpoint import AtomicCheckpoints
 from src.data import ImageData
+from src.git_state import git_state
+from src.loggers import Dispensable
 from src.progress import Bars
 from src.report import block_table, result_table, write_report
+from src.report_media import log_selection
 from src.run_directory import check_fresh, open_run
 
 
@@ -76,13 +80,38 @@ class Opening(L.Callback):
         """Starts the loggers and writes the configuration, before the first stage."""
         if self.opened:
             return
+        with open_dict(self.cfg):
+            self.cfg.group = self.cfg.get("group") or sweep() or self.cfg.name
         trainer.loggers = list(instantiate(self.cfg.logger).values())
         open_run(self.cfg)
         config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
+        config["git"] = git_state()
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):  # beside its file lies config.yaml
                 logger.log_hyperparams(config)
         self.opened = True
+
+
+def sweep() -> str | None:
+    """Returns the name of the sweep that the run is of: its directory's."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return Path(HydraConfig.get().sweep.dir).name
+
+
+@rank_zero_only
+def after_fit(cfg: DictConfig, trainer: L.Trainer) -> None:
+    """Logs what the training leaves, whether or not a benchmark follows.
+
+    The best checkpoint goes to those loggers that are configured to keep it.
+    """
+    log_selection(Path(cfg.run_dir), trainer.loggers, trainer.global_step)
+    best = cast(ModelCheckpoint, trainer.checkpoint_callback)
+    path = Path(best.best_model_path)
+    if best.best_model_score is not None and path.is_file():
+        for logger in trainer.loggers:
+            if isinstance(logger, Dispensable):
+                logger.log_checkpoint(path, {str(best.monitor): float(best.best_model_score)})
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
@@ -116,8 +145,7 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
             f"expected a trainer of the {started} processes that torchrun started, got one of "
             f"{trainer.world_size}, so that each would train alone; set trainer=ddp"
         )
-    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if sweeping and trainer.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if sweep() and trainer.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise RuntimeError(
             "expected a sweep of one-process runs, got a trainer of "
             f"{trainer.world_size} processes, which Lightning cannot launch from a sweep; "

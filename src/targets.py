@@ -5,7 +5,21 @@ __all__ = ["check_installed", "check_targets"]
 from importlib.util import find_spec
 from typing import Any
 
-EXTRAS = {"timm": "timm", "datasets": "hf", "pytorch_ood": "pytorch-ood"}  # package -> extra
+# package -> extra
+EXTRAS = {
+    "timm": "timm",
+    "datasets": "hf",
+    "pytorch_ood": "pytorch-ood",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "sqlalchemy": "mlflow",
+    "alembic": "mlflow",
+}
+# packages that a target of ours needs beside this project's dependencies
+BEHIND = {
+    "src.loggers.TensorBoardLogger": ("tensorboard",),
+    "src.loggers.mlflow_logger": ("mlflow", "sqlalchemy", "alembic"),
+}
 
 # what a checkpoint may name: constructors that do nothing but construct
 TRUSTED = (
@@ -36,13 +50,13 @@ def check_installed(config: Any, path: str = "") -> None:
         config = dict(enumerate(config))
     if isinstance(config, dict):
         target = str(config.get("_target_", "src."))
-        package = target.partition(".")[0]
-        if find_spec(package) is None:
-            how = f"pip install -e .[{EXTRAS[package]}]" if package in EXTRAS else "correct it"
-            raise ModuleNotFoundError(
-                f"expected an installed package in {path}_target_, got {target}, but there is no "
-                f"{package}; {how}"
-            )
+        for package in (target.partition(".")[0], *BEHIND.get(target, ())):
+            if find_spec(package) is None:
+                how = f"pip install -e .[{EXTRAS[package]}]" if package in EXTRAS else "correct it"
+                raise ModuleNotFoundError(
+                    f"expected an installed package in {path}_target_, got {target}, but there is "
+                    f"no {package}; {how}"
+                )
         for key, value in config.items():
             check_installed(value, f"{path}{key}.")
 

@@ -26,7 +26,14 @@ def train(cfg: DictConfig) -> None:
     from src.benchmark import Benchmark
     from src.checkpoint import load_checkpoint
     from src.classifier import Classifier
-    from src.run import callbacks, check_saved, new_trainer, report, seed_everything
+    from src.run import (
+        after_fit,
+        callbacks,
+        check_saved,
+        new_trainer,
+        report,
+        seed_everything,
+    )
     from src.run_directory import is_finished, resumed
     from src.targets import check_installed
 
@@ -54,6 +61,7 @@ def train(cfg: DictConfig) -> None:
     start = perf_counter()
     trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     trained = perf_counter()
+    after_fit(cfg, trainer)
     if not scored:
         check_saved(cfg, trainer)
         return

@@ -36,7 +36,7 @@ def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """What our code logged, without what W&B tells itself."""
-    return [record for record in caplog.records if record.name == "src.loggers"]
+    return [record for record in caplog.records if record.name.startswith("src.loggers")]
 
 
 def folder_of(logger: WandbLogger) -> Path:
@@ -96,7 +96,7 @@ def test_selection_curves_are_drawn_over_epochs_and_the_rest_over_steps(no_key: 
     assert (run["project"], run["name"], run["tags"], run["exit_code"]) == ("p", "n", ["t"], 0)
     records = [json.loads(line) for line in inspect(folder).splitlines()]
     (row,) = (record["history"]["item"] for record in records if record["type"] == "history")
-    assert (row["trainer/global_step"], row["norm_ratio/layer1.0"]) == (7, 0.97)
+    assert (row["trainer/global_step"], row["norm_ratio/layer1_0"]) == (7, 0.97)
     metrics = [record["metric"] for record in records if record["type"] == "metric"]
     axis = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in metrics}
     assert axis["selected_block"] == axis["norm_ratio_margin"] == axis["norm_ratio/*"] == "epoch"

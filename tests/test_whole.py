@@ -174,7 +174,9 @@ def test_an_offline_wandb_run_holds_the_selection_curves(finished_run: Path) -> 
     assert list(curves) == [0, 1]
     for row in rows_of(finished_run / "norm_ratio.csv"):
         logged = curves[int(row["epoch"])]
-        assert logged[f"norm_ratio/{row['block']}"] == pytest.approx(float(row["ratio"]))
+        assert logged[f"norm_ratio/{row['block'].replace('.', '_')}"] == pytest.approx(
+            float(row["ratio"])
+        )
         if row["selected"] == "1":
             assert logged["selected_block"] == int(row["depth"])
     record = json.loads(inspect(folder, "--summary"))

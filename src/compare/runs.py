@@ -15,9 +15,12 @@ from src.columns import PER_BLOCK
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
-PRUNED = {"wandb", "checkpoints", "figures"}
+PRUNED = {"wandb", "tensorboard", "mlflow", "checkpoints", "figures"}
 # what a run may differ in and still be the same experiment: places, and what evaluation adds
-APART = {"run_dir", "data_dir", "resume", "logger", "tags", "benchmark", "trust", "list_blocks"}
+APART = {
+    *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group"),
+    *("benchmark", "trust", "list_blocks"),
+}
 APART_ANYWHERE = {"seed", "history", "cache_dir", "workers"}
 
 

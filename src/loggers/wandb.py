@@ -1,116 +1,140 @@
 """Weights & Biases that never blocks: online where it can be, else offline and synced later."""
 
-__all__ = ["CSVLogger", "Dispensable", "finish_wandb", "wandb_logger"]
+__all__ = ["WandbLogger", "finish_wandb", "wandb_logger"]
 
 import csv
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
-from lightning.pytorch.loggers import Logger
+import numpy as np
 from lightning.pytorch.loggers import WandbLogger as LightningWandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
 from requests.utils import get_netrc_auth
 
 from src.atomic import try_to_write
+from src.loggers.base import Dispensable
+from src.loggers.media import Lines, Media
 
 if TYPE_CHECKING:
     import wandb
+    from wandb.plot import CustomChart
     from wandb.sdk.wandb_run import Run
 
 log = logging.getLogger(__name__)
-
-
-class CSVLogger(LightningCSVLogger):
-    """Lightning's logger with a file that is whole at any moment, and gone on with if there."""
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """The rows; on the processes beside the first it is a dummy."""
-        if self._experiment is None:
-            self._experiment = Rows(  # type: ignore[assignment]
-                Path(self.log_dir) / "metrics.csv"
-            )
-        return self._experiment
-
-
-class Rows:
-    """The rows of a CSV file whose columns may grow, in memory until the disk has taken them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.metrics: list[dict[str, Any]] = []  # not written yet
-        self.earlier: list[dict[str, Any]] = []  # of the run that was cut off
-        self.written: list[dict[str, Any]] = []
-        if path.exists():
-            with path.open(newline="") as file:
-                self.earlier = list(csv.DictReader(file))
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Adds a row; the first one replaces what the run that was cut off had from there on."""
-        if self.earlier:
-            self.written = [row for row in self.earlier if int(row["step"]) < step]
-            self.earlier = []
-        row = {key: getattr(value, "item", lambda v=value: v)() for key, value in metrics.items()}
-        self.metrics.append(row | {"step": step})
-
-    def save(self) -> None:
-        """Writes all rows, or keeps those that are new if there is no room."""
-        rows = [*self.written, *self.metrics]
-        if self.metrics and try_to_write(self.path, lambda partial: write_rows(partial, rows)):
-            self.written, self.metrics = rows, []
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a CSV file with a column for each key of any row."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, sorted(set().union(*rows)))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-class Dispensable(Logger):
-    """A logger whose loss a run outlives: the first error is said, and then it is left alone."""
-
-    lost = False
-
-    def attempt(self, log_it: Callable[[], object]) -> None:
-        """Calls `log_it`, unless the logger is lost by now."""
-        if self.lost:
-            return
-        try:
-            log_it()
-        except Exception as error:
-            self.lost = True
-            log.warning(
-                "%s is lost (%s: %s); the run goes on, and metrics.csv and metrics.json have all",
-                type(self).__name__, type(error).__name__, error,
-            )  # fmt: skip
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs scalars."""
-        log_them = super().log_metrics  # type: ignore[safe-super]
-        self.attempt(lambda: log_them(dict(metrics), step))
-
-    def save(self) -> None:
-        """Writes what is not written yet."""
-        self.attempt(super().save)
-
-    def finalize(self, status: str) -> None:
-        """Ends the log."""
-        finalize = super().finalize
-        self.attempt(lambda: finalize(status))
+OVER_EPOCHS = (
+    *("train/*", "val/*", "norm_ratio/*", "norm_id/*", "norm_pseudo_ood/*"),
+    *("selected_block", "norm_ratio_margin"),
+)
 
 
 class WandbLogger(Dispensable, LightningWandbLogger):
-    """Lightning's logger of Weights & Biases."""
+    """Lightning's logger of Weights & Biases.
+
+    Names get an underscore for a dot (`norm_ratio/layer4_1`): W&B sorts and filters by no others.
+    """
+
+    keeps_checkpoint = False
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs scalars."""
+        super().log_metrics({key.replace(".", "_"): metrics[key] for key in metrics}, step)
+
+    def log_results(
+        self, scalars: Mapping[str, float], facts: Mapping[str, Any], step: int
+    ) -> None:
+        """Fills the summary: columns of the table of runs, and no panel for each single number."""
+        self.attempt(lambda: self.experiment.summary.update({**scalars, **facts}))
+
+    def log_media(self, media: Media, step: int) -> None:
+        """Logs everything, charts as W&B draws them."""
+        self.attempt(lambda: self.experiment.log(payload(media)))
+
+    def log_checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Logs the checkpoint as the artifact `model-<id of the run>`."""
+        if self.keeps_checkpoint:
+            self.attempt(lambda: self._log_model_file(path, metadata))
+
+    def _log_model_file(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.version}", type="model", metadata={**metadata})
+        artifact.add_file(str(path), name=path.name)
+        self.experiment.log_artifact(artifact, aliases=["best"])
+
+
+def payload(media: Media) -> dict[str, Any]:
+    """Returns what `wandb.log` takes for it."""
+    import wandb
+
+    logged: dict[str, Any] = {}
+    for name, path in media.figures.items():
+        logged[name] = wandb.Image(str(path))
+    for name, path in media.tables.items():
+        logged[name] = csv_table(path)
+    for name, lines in media.lines.items():
+        logged[name] = chart(lines)
+    for name, histograms in media.histograms.items():
+        logged[name] = chart(histograms.density())
+        for source, count in histograms.counts.items():
+            binned = (count.tolist(), histograms.edges.tolist())
+            logged[f"{name}/{source}"] = wandb.Histogram(np_histogram=binned)
+    for name, images in media.images.items():
+        logged[name] = [wandb.Image(image, caption=caption) for image, caption in images]
+    if media.confusion is not None:
+        logged["confusion"] = confusion_chart(*media.confusion)
+    return logged
+
+
+def csv_table(path: Path) -> "wandb.Table":
+    """Returns a CSV file as a `wandb.Table`, numbers as numbers."""
+    import wandb
+
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    return wandb.Table(columns=[*header], data=[[number(value) for value in row] for row in rows])
+
+
+def number(text: str) -> float | str:
+    """Returns the number that the text spells, else the text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def chart(lines: Lines) -> "CustomChart":
+    """Returns lines as W&B's own chart, which it overlays run over run."""
+    import wandb
+
+    return wandb.plot.line_series(
+        xs=[*lines.x],
+        ys=[*lines.y.values()],
+        keys=[*lines.y],
+        title=lines.title,
+        xname=lines.x_name,
+    )
+
+
+def confusion_chart(count: NDArray[np.int64], classes: Sequence[str]) -> "CustomChart":
+    """Returns W&B's chart of (K, K) confusions; its own function wants every single image."""
+    import wandb
+
+    columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    pairs = product(range(len(classes)), repeat=2)
+    rows = [[classes[a], classes[b], int(count[a, b])] for a, b in pairs]
+    return wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        wandb.Table(columns=columns, data=rows),
+        fields={str(name): name for name in columns},
+        string_fields={"title": "confusion of ID classes"},
+    )
 
 
 def finish_wandb() -> None:
@@ -131,6 +155,7 @@ def wandb_logger(
     init_timeout: float = 20,
     finish_timeout: float = 120,
     id_file: str | None = None,
+    log_checkpoint: bool = False,
     **options: Any,
 ) -> WandbLogger:
     """Returns a Lightning logger around a W&B run that neither waits for a person nor a server.
@@ -149,6 +174,7 @@ def wandb_logger(
         finish_timeout: seconds to wait at the end for what is not uploaded yet. What is left
             stays on the disk: `wandb sync`.
         id_file: keeps the id of the run, so that a run that was cut off goes on as the same one.
+        log_checkpoint: whether the best checkpoint is uploaded as an artifact.
         options: further arguments of `wandb.init`, such as `job_type` or `entity`.
     """
     identity: dict[str, Any] = {"project": project, "name": name, "save_dir": save_dir}
@@ -165,9 +191,11 @@ def wandb_logger(
     run.define_metric("trainer/global_step")  # Lightning does so only for a run of its own
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     run.define_metric("epoch", hidden=True)
-    for metric in ("norm_ratio/*", "selected_block", "norm_ratio_margin"):
+    for metric in OVER_EPOCHS:
         run.define_metric(metric, step_metric="epoch")
-    return WandbLogger(experiment=run, **identity)
+    logger = WandbLogger(experiment=run, **identity)
+    logger.keeps_checkpoint = log_checkpoint
+    return logger
 
 
 def has_key(settings: "wandb.Settings") -> bool:

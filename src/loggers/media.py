@@ -1,0 +1,73 @@
+"""What there is to see of a finished run, in the terms of no logger."""
+
+__all__ = ["Histograms", "Lines", "Media"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from src.palette import STYLE
+
+
+class Lines(NamedTuple):
+    """Lines over one x axis."""
+
+    title: str
+    x_name: str
+    x: Sequence[float]  # (n,)
+    y: Mapping[str, Sequence[float]]  # name of a line -> (n,) values
+
+    def picture(self) -> Image.Image:
+        """Returns the lines drawn, for a logger that cannot."""
+        with rc_context(STYLE | {"text.parse_math": False}):
+            figure = Figure(figsize=(4.5, 3))
+            axes = figure.subplots()
+            shades = colormaps["cividis"](np.linspace(0, 0.85, len(self.y)))
+            for color, (name, values) in zip(shades, self.y.items(), strict=True):
+                axes.plot(self.x, values, color=tuple(color), lw=1.2, label=name)
+            axes.set(title=self.title, xlabel=self.x_name)
+            figure.legend(loc="outside right upper")
+            figure.savefig(picture := BytesIO(), dpi=130)
+        return Image.open(picture).convert("RGB")
+
+
+class Histograms(NamedTuple):
+    """Counts of several sets of values in the same bins."""
+
+    edges: NDArray[np.float64]  # (n + 1,)
+    counts: Mapping[str, NDArray[np.int64]]  # name of a set -> (n,)
+
+    def density(self) -> Lines:
+        """Returns the share of each set per unit of the value, over the middles of the bins."""
+        width, middle = np.diff(self.edges), (self.edges[1:] + self.edges[:-1]) / 2
+        y = {name: (n / n.sum() / width).tolist() for name, n in self.counts.items()}
+        return Lines("density of the score", "score", middle.tolist(), y)
+
+
+@dataclass(frozen=True)
+class Media:
+    """Figures, tables, charts and images, each by its name; few and small.
+
+    Attributes:
+        figures: PNG files.
+        tables: CSV files with a header.
+        lines: charts of a few lines.
+        histograms: scores of the sources, for each detector that is shown.
+        images: images of one set that belong together, each with a caption.
+        confusion: counts of label and prediction, and names of the classes; None of too many.
+    """
+
+    figures: Mapping[str, Path] = field(default_factory=dict)
+    tables: Mapping[str, Path] = field(default_factory=dict)
+    lines: Mapping[str, Lines] = field(default_factory=dict)
+    histograms: Mapping[str, Histograms] = field(default_factory=dict)
+    images: Mapping[str, Sequence[tuple[Image.Image, str]]] = field(default_factory=dict)
+    confusion: tuple[NDArray[np.int64], Sequence[str]] | None = None

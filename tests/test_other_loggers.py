@@ -1,0 +1,190 @@
+"""One run of a sweep, told to W&B, TensorBoard and MLflow at once, and read back from each."""
+
+import csv
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from src.git_state import git_state
+from src.loggers import MLflowLogger, TensorBoardLogger
+from tests.wandb_records import inspect
+
+event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.slow
+SHOWN = ("featurenorm", "msp")
+SOURCES = ("id", "digits_7_to_9", "noise")
+CHARTS = {"norm_ratio_by_depth", "norm_ratio_by_epoch", "norm_by_depth"}
+
+
+@pytest.fixture(scope="module")
+def run(
+    process: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    sweep = tmp_path_factory.mktemp("logs") / "my_sweep"
+    done = process(
+        *("src.train", "-m", "seed=3", "trainer.max_epochs=2", "+trainer.limit_train_batches=3"),
+        *("~data.ood.photographs", "logger=[wandb,tensorboard,mlflow]"),
+        *("logger.wandb.log_checkpoint=true", "logger.mlflow.log_checkpoint=true"),
+        f"hydra.sweep.dir={sweep}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is lost" not in done.stdout
+    return sweep / "0_quickstart_3"
+
+
+@pytest.fixture(scope="module")
+def metrics(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return content
+
+
+def norm_ratios(run: Path) -> dict[tuple[str, int], float]:
+    """(block, epoch) -> NormRatio."""
+    with (run / "norm_ratio.csv").open(newline="") as file:
+        return {(r["block"], int(r["epoch"])): float(r["ratio"]) for r in csv.DictReader(file)}
+
+
+def test_the_commit_is_recorded(metrics: dict[str, Any]) -> None:
+    recorded, state = metrics["versions"].get("commit", ""), git_state()
+    assert recorded.removesuffix("-dirty") == (state["commit"] if state else "")
+
+
+def test_there_is_no_commit_without_a_repository(tmp_path: Path) -> None:
+    assert git_state(tmp_path) is None
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
+    git_state.cache_clear()
+    state = git_state(tmp_path)
+    assert state is not None
+    assert (len(state["commit"]), state["dirty"]) == (40, False)
+    assert git_state(tmp_path / "within") is None
+
+
+def test_weights_and_biases_has_curves_charts_and_samples(
+    run: Path, metrics: dict[str, Any]
+) -> None:
+    (folder,) = run.glob("wandb/offline-run-*")
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
+    (started,) = (record["run"] for record in records if record["type"] == "run")
+    assert (started["run_group"], started["job_type"]) == ("my_sweep", "train")
+    artifacts = [record["artifact"] for record in records if record["type"] == "artifact"]
+    assert [artifact["type"] for artifact in artifacts if artifact["type"] == "model"] == ["model"]
+    epochs = [
+        record["history"]["item"]
+        for record in records
+        if record["type"] == "history" and "selected_block" in record["history"]["item"]
+    ]
+    for (block, epoch), ratio in norm_ratios(run).items():
+        name = block.replace(".", "_")
+        assert epochs[epoch][f"norm_ratio/{name}"] == pytest.approx(ratio)
+        quotient = epochs[epoch][f"norm_id/{name}"] / epochs[epoch][f"norm_pseudo_ood/{name}"]
+        assert quotient == pytest.approx(ratio, rel=0.2)  # a mean of ratios is not that of means
+
+    summary = json.loads(inspect(folder, "--summary"))
+    assert summary["config"]["git"] == git_state()
+    logged: dict[str, Any] = summary["summary"]
+    assert {f"{name}_table" for name in CHARTS} <= logged.keys()
+    assert logged["ood/average/featurenorm/auroc"] == pytest.approx(
+        metrics["detectors"]["featurenorm"]["average"]["auroc"]
+    )
+    for detector in SHOWN:
+        for source in SOURCES:
+            assert logged[f"scores/{detector}/{source}"]["_type"] == "histogram"
+    for source in SOURCES:
+        for end in ("lowest", "highest"):
+            assert logged[f"samples/{source}/{end}"]["count"] == 8
+    assert {f"roc/{source}_table" for source in SOURCES[1:]} <= logged.keys()
+    assert logged["confusion_table"]["nrows"] == 49
+    assert {key for key in logged if key.startswith("figures/")} == {
+        f"figures/{path.stem}" for path in run.glob("figures/*.png")
+    }
+    media = [path for path in folder.rglob("*.*") if path.suffix in (".png", ".json")]
+    assert sum(path.stat().st_size for path in media) < 2**20
+
+
+def test_tensorboard_has_curves_over_epochs_pictures_and_a_table_of_runs(
+    run: Path, metrics: dict[str, Any]
+) -> None:
+    events = event_accumulator.EventAccumulator(
+        str(run / "tensorboard"), {"images": 0, "histograms": 0, "scalars": 0, "tensors": 0}
+    ).Reload()
+    for (block, epoch), ratio in norm_ratios(run).items():
+        curve = {event.step: event.value for event in events.Scalars(f"norm_ratio/{block}")}
+        assert curve[epoch] == pytest.approx(ratio, rel=1e-6)
+    tags = events.Tags()
+    pictures = {tag.partition("/image")[0] for tag in tags["images"]}
+    figures = {f"figures/{path.stem}" for path in run.glob("figures/*.png")}
+    roc = {f"roc/{source}" for source in SOURCES[1:]}
+    samples = {f"samples/{source}/{end}" for source in SOURCES for end in ("lowest", "highest")}
+    assert pictures == figures | CHARTS | roc | samples
+    assert {f"scores/{d}/{s}" for d in SHOWN for s in SOURCES} == set(tags["histograms"])
+    name = "ood/average/featurenorm/auroc"
+    expected = metrics["detectors"]["featurenorm"]["average"]["auroc"]
+    assert events.Scalars(name)[-1].value == pytest.approx(expected)
+    texts = {tag.partition("/text_summary")[0] for tag in tags["tensors"]}
+    assert {"config", "results", "tables/ood", "tables/norm_ratio"} <= texts
+
+
+def test_mlflow_has_curves_files_and_tags(run: Path, metrics: dict[str, Any]) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{run / 'mlflow/mlflow.db'}")
+    experiment = client.get_experiment_by_name("block-selection")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert (found.data.tags["group"], found.data.tags["job_type"]) == ("my_sweep", "train")
+    assert found.data.tags["selected_block"] == metrics["selected_block"]
+    assert found.data.tags["mlflow.source.git.commit"] == (git_state() or {})["commit"]
+    assert found.data.params["trainer/max_epochs"] == "2"
+    for (block, epoch), ratio in norm_ratios(run).items():
+        curve = client.get_metric_history(found.info.run_id, f"norm_ratio/{block}")
+        assert {point.step: point.value for point in curve}[epoch] == pytest.approx(ratio)
+    expected = metrics["detectors"]["msp"]["average"]["fpr95_id_pos"]
+    assert found.data.metrics["ood/average/msp/fpr95_id_pos"] == pytest.approx(expected)
+    files = {path.name for path in (run / "mlflow/artifacts").rglob("*") if path.is_file()}
+    assert {"ood.csv", "norm_ratio.csv", "best.ckpt"} <= files
+    assert {path.name for path in run.glob("figures/*.png")} <= files
+    for path in (run / "mlflow/artifacts").rglob("*.png"):
+        with Image.open(path) as picture:
+            assert picture.size > (50, 50)
+
+
+def test_a_logger_that_is_lost_costs_no_number(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file where the directory should be")
+    logger = TensorBoardLogger(str(taken))
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.log_metrics({"loss": 1.0}, 1)
+    logger.save()
+    logger.finalize()
+    (record,) = caplog.records
+    assert "TensorBoardLogger is lost" in record.message
+    assert issubclass(MLflowLogger, type(logger).__mro__[1])  # the same holds for it
+
+
+@pytest.mark.parametrize(
+    ("logger", "package", "extra"),
+    [("tensorboard", "tensorboard", "tensorboard"), ("mlflow", "sqlalchemy", "mlflow")],
+)
+def test_a_package_that_is_missing_is_asked_for(
+    logger: str,
+    package: str,
+    extra: str,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from src import targets
+
+    find_spec = targets.find_spec
+    monkeypatch.setattr(
+        targets, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+    assert f"pip install -e .[{extra}]" in refused("src.train", f"logger={logger}")
