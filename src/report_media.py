@@ -29,7 +29,7 @@ MOST_EPOCHS = 100  # in that over epochs
 BINS = 40
 POINTS = 101  # of a ROC curve
 SHOWN = 8  # images at either end of the scores of a set
-SIDE = 96  # pixels; larger images are made smaller
+SIDE = 96  # pixels of the longer side of an image
 
 
 @rank_zero_only
@@ -181,11 +181,12 @@ def samples(
             names = [str(classes[k]) if k < len(classes) else str(k) for k in said]
             values = score[place].tolist()
             captions = [f"{v:#.4g} {name}" for v, name in zip(values, names, strict=True)]
-            yield f"samples/{source}/{end}", [*zip(map(small, images), captions, strict=True)]
+            yield f"samples/{source}/{end}", [*zip(map(to_size, images), captions, strict=True)]
 
 
-def small(pixels: Any) -> Image.Image:
-    """Returns (H, W, C) uint8 pixels as an image of at most `SIDE` pixels a side."""
-    image = Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)
+def to_size(pixels: Any) -> Image.Image:
+    """Returns (H, W, C) uint8 pixels as an image to look at: small ones enlarged, pixels whole."""
+    enlarged = pixels.repeat(times := max(1, SIDE // max(pixels.shape[:2])), 0).repeat(times, 1)
+    image = Image.fromarray(enlarged.repeat(3, 2) if pixels.shape[2] == 1 else enlarged)
     image.thumbnail((SIDE, SIDE))
     return image

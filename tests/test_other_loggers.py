@@ -152,7 +152,7 @@ def test_mlflow_has_curves_files_and_tags(run: Path, metrics: dict[str, Any]) ->
     assert {path.name for path in run.glob("figures/*.png")} <= files
     for path in (run / "mlflow/artifacts").rglob("*.png"):
         with Image.open(path) as picture:
-            assert picture.size > (50, 50)
+            assert min(picture.size) > 50
 
 
 def test_a_logger_that_is_lost_costs_no_number(
