@@ -2,6 +2,7 @@
 
 python -m src.evaluate checkpoint=logs/resnet18_cifar10/.../checkpoints/last.ckpt
 python -m src.evaluate checkpoint=PATH data_dir=/elsewhere
+python -m src.evaluate checkpoint=https://ADDRESS@sha256:DIGEST   fetched, checked, then read
 python -m src.evaluate checkpoint=PATH selection=official       selects the block anew
 python -m src.evaluate experiment=resnet50_imagenet             pretrained: selects, benchmarks
 python -m src.evaluate data=cifar10 net=resnet18 net.weights=FILE   somebody else's weights
@@ -32,6 +33,7 @@ def evaluate(cfg: DictConfig) -> None:
     from src.benchmark import Benchmark
     from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
+    from src.pretrained import local_file
     from src.report_media import log_selection
     from src.run import new_trainer, report, seed_everything, show
     from src.run_directory import is_finished, resumed
@@ -43,7 +45,7 @@ def evaluate(cfg: DictConfig) -> None:
     begun, _ = resumed(cfg)
     parse_overrides = OverridesParser.create().parse_overrides
     asked = [o.key_or_group for o in parse_overrides(HydraConfig.get().overrides.task)]
-    checkpoint = load_checkpoint(Path(begun.checkpoint)) if begun.checkpoint else None
+    checkpoint = load_checkpoint(local_file(begun.checkpoint)) if begun.checkpoint else None
     if begun is not cfg:
         cfg = begun
     elif checkpoint is not None:

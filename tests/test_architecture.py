@@ -48,6 +48,7 @@ ENTRY_POINTS = (
     "src.evaluate",
     "src.run",
     "src.run_directory",
+    "src.pretrained",
     "src.data.__main__",
     "src.compare.__main__",
     "src.search.__main__",

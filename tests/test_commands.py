@@ -18,8 +18,9 @@ from src.data.verify import contents
 
 ROOT = Path(__file__).parent.parent
 HYDRA = ("src.train", "src.evaluate", "src.data")
+OTHERS = ("src.compare", "src.search", "src.page", "src.release")
 COMMANDS = [
-    *[(module, "--help") for module in (*HYDRA, "src.compare", "src.search", "src.page")],
+    *[(module, "--help") for module in (*HYDRA, *OTHERS)],
     *[(module, "--cfg", "job") for module in HYDRA],
     *[(module, "-sc", "query=bash") for module in HYDRA],
 ]

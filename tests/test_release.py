@@ -1,0 +1,126 @@
+"""Weights that are given away: small, whole, checked, and the same network."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from src.pretrained import load_network, local_file
+from src.release import Released, halved, main, release
+
+
+@pytest.fixture(scope="module")
+def released(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Released:
+    return release(finished_run, tmp_path_factory.mktemp("released"))
+
+
+def test_a_released_file_is_half_the_weights_and_no_place(
+    released: Released, finished_run: Path
+) -> None:
+    assert hashlib.sha256(released.path.read_bytes()).hexdigest() == released.digest
+    content = torch.load(released.path, weights_only=True)
+    assert set(content) == {"config", "state_dict", "format"}
+    trained = torch.load(finished_run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    parameters = sum(value.numel() for value in trained.values() if torch.is_tensor(value))
+    assert released.path.stat().st_size < 2.2 * parameters
+    for key, value in content["state_dict"].items():
+        if torch.is_tensor(value) and trained[key].is_floating_point():
+            assert value.dtype == torch.float16
+            torch.testing.assert_close(value.float(), trained[key], rtol=1e-3, atol=1e-7)
+        else:
+            assert value == trained[key]
+    card = released.path.with_suffix(".md").read_text()
+    for place in (str(finished_run), str(Path.cwd()), "/tmp"):
+        assert place not in json.dumps(content["config"])
+        assert place not in card
+
+
+def test_the_card_says_what_was_measured(released: Released, finished_run: Path) -> None:
+    card = released.path.with_suffix(".md").read_text()
+    metrics = json.loads((finished_run / "metrics.json").read_text())
+    assert released.digest in card
+    assert f"`{metrics['selected_block']}`" in card
+    assert f"{100 * metrics['id_accuracy']:.2f} %" in card
+    for name, sources in metrics["detectors"].items():
+        numbers = [
+            f"{100 * row['auroc']:.2f} / {100 * row['fpr95_id_pos']:.2f} / "
+            f"{100 * row['fpr95_ood_pos']:.2f}"
+            for row in sources.values()
+        ]
+        assert (f"| {name} | {' | '.join(numbers)} |\n" in card) == ("@" not in name)
+
+
+def test_a_released_network_scores_as_the_trained_one_and_again_the_same(
+    released: Released, finished_run: Path, command: Callable[..., None], tmp_path: Path
+) -> None:
+    source = f"{released.path}@sha256:{released.digest}"
+    for name in ("one", "two"):
+        command("src.evaluate", f"checkpoint={source}", f"hydra.run.dir={tmp_path / name}")
+    runs = (finished_run, tmp_path / "one", tmp_path / "two")
+    trained, one, two = (np.load(run / "scores.npz")["score"] for run in runs)
+    assert (one == two).all()
+    assert np.abs(one - trained).max() < 0.01 * trained.std()
+    chosen = json.loads((finished_run / "metrics.json").read_text())["selected_block"]
+    network = load_network(source)
+    assert network.selected == chosen
+    assert not network.training
+
+
+@pytest.fixture
+def address(released: Released, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """Of the released file, as a server gives it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    handler = partial(Quiet, directory=str(released.path.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/{released.path.name}"
+        server.shutdown()
+
+
+def test_a_network_is_fetched_once_and_checked(address: str, released: Released) -> None:
+    first = local_file(f"{address}@sha256:{released.digest}")
+    assert first.read_bytes() == released.path.read_bytes()
+    before = first.stat().st_mtime_ns
+    assert local_file(f"{address}@sha256:{released.digest}").stat().st_mtime_ns == before
+    assert load_network(f"{address}@sha256:{released.digest}").selected is not None
+
+
+def test_other_bytes_are_refused_before_they_are_read(
+    address: str, released: Released, tmp_path: Path
+) -> None:
+    wrong = "0" * 64
+    with pytest.raises(ConnectionError, match=f"expected sha256 {wrong}, got {released.digest}"):
+        local_file(f"{address}@sha256:{wrong}")
+    assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
+    with pytest.raises(ValueError, match=f"expected sha256 {wrong}, got {released.digest}; fetch"):
+        load_network(f"{released.path}@sha256:{wrong}")
+    with pytest.raises(
+        ValueError, match=r"expected the SHA-256 digest behind an address, got htt"
+    ):
+        load_network(address)
+
+
+def test_what_cannot_be_released_is_refused(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ValueError, match=r"expected weights within \+-65504, got 1e\+05 in a"):
+        halved({"a": torch.tensor([1e5])})
+    shutil.copytree(finished_run / "checkpoints", tmp_path / "run/checkpoints")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "run"), "--output", str(tmp_path / "out")])
+    assert "expected the directory of a finished run" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
