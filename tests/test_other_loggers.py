@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
@@ -239,14 +240,17 @@ def test_a_logger_that_is_lost_says_so_once_and_never_again(
         logger.finalize("success")
     (record,) = [each for each in caplog.records if "is lost" in each.message]
     assert "the run goes on, and metrics.csv and metrics.json have all" in record.message
+    assert len(record.message.splitlines()) == 1
 
 
 def test_other_ranks_log_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    for logger in (
-        mlflow_logger(experiment="e", tracking_uri=store(tmp_path)),
-        TensorBoardLogger(str(tmp_path / "tensorboard")),
-    ):
+    mlflow = {"experiment": "e", "tracking_uri": store(tmp_path)}
+    cfg = {
+        "mlflow": {"_target_": "src.loggers.mlflow_logger", **mlflow},
+        "tensorboard": {"_target_": "src.loggers.TensorBoardLogger", "save_dir": str(tmp_path)},
+    }
+    for logger in instantiate(cfg).values():
         logger.log_hyperparams(CONFIG)
         logger.log_metrics({"loss": 1.0}, 0)
         logger.save()

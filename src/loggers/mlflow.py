@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import MLFlowLogger as LightningMLFlowLogger
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from src.atomic import try_to_write
 from src.git_state import git_state
-from src.loggers.base import Dispensable, over_epochs
+from src.loggers.base import Dispensable, Silent, over_epochs
 from src.loggers.media import Media
 
 if TYPE_CHECKING:
@@ -106,13 +105,13 @@ def mlflow_logger(
         ValueError: if there is no store.
     """
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return DummyLogger()
+        return Silent()
     os.environ.update({key: QUIET[key] for key in QUIET.keys() - os.environ.keys()})
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it raises the errors that it logs
     if tracking_uri.startswith(SQLITE):
         Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     goes_on = id_file is not None and Path(id_file).exists()
