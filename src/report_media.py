@@ -153,7 +153,8 @@ def roc_lines(scores: Scores, source: str, detectors: Sequence[str]) -> Lines:
         count = accepted(scores.of("id")[:, column], scores.of(source)[:, column])
         accepted_id, accepted_ood = (count / count[:, -1:]).numpy()
         y[name] = np.interp(grid, accepted_ood, accepted_id).tolist()
-    return Lines(f"ID accepted: ID against {source}", "OOD accepted", grid.tolist(), y)
+    title = f"ROC: share of ID accepted, against {source}"
+    return Lines(title, "share of OOD accepted", grid.tolist(), y)
 
 
 def score_histograms(scores: Scores, detector: str) -> Histograms:

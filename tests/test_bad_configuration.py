@@ -23,8 +23,8 @@ NAMES = {
         ["Could not find 'data/cifar11'", "Available options", "cifar10_folder"],
     ),
     "unknown logger": (
-        ["logger=tensorboard"],
-        ["Could not find 'logger/tensorboard'", "Available options", "wandb"],
+        ["logger=comet"],
+        ["Could not find 'logger/comet'", "Available options", "wandb"],
     ),
     "misspelt key": (
         ["trainer.max_epoch=3"],

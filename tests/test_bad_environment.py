@@ -4,6 +4,7 @@ The words of each case say what was expected, what was given, and what to do.
 """
 
 import os
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,6 +87,26 @@ def test_a_bad_environment_is_refused(
     seen = refused("src.train", *arguments)
     for words in says:
         assert words in seen
+
+
+@pytest.mark.parametrize(
+    ("logger", "package"),
+    [("tensorboard", "tensorboard"), ("mlflow", "mlflow"), ("mlflow", "sqlalchemy")],
+)
+def test_a_logger_whose_package_is_absent_is_refused(
+    logger: str, package: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
+    seen = refused("src.train", f"logger={logger}")
+    assert f"expected an installed package in logger.{logger}._target_" in seen
+    assert f"there is no {package}; pip install -e .[{logger}]" in seen
+
+
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="there is no mlflow")
+def test_an_mlflow_that_is_not_there_is_refused(refused: Refused) -> None:
+    seen = refused("src.train", "logger=mlflow", "logger.mlflow.tracking_uri=nowhere://store")
+    assert "expected an MLflow store at nowhere://store, got" in seen
+    assert "mend logger.mlflow.tracking_uri, or log without MLflow: logger=csv" in seen
 
 
 @pytest.mark.parametrize("module", ["src.train", "src.evaluate"])

@@ -9,12 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.loggers import wandb_logger
+from src.metrics import ood_metrics
+from src.metrics.score_table import Scores
+from src.report_media import media_of, roc_lines, samples, score_histograms
 from tests.wandb_records import inspect
 
 
@@ -99,8 +104,70 @@ def test_selection_curves_are_drawn_over_epochs_and_the_rest_over_steps(no_key: 
     assert (row["trainer/global_step"], row["norm_ratio/layer1_0"]) == (7, 0.97)
     metrics = [record["metric"] for record in records if record["type"] == "metric"]
     axis = {m.get("name") or m.get("glob_name"): m.get("step_metric") for m in metrics}
-    assert axis["selected_block"] == axis["norm_ratio_margin"] == axis["norm_ratio/*"] == "epoch"
+    curves = ("train/*", "val/*", "norm_ratio/*", "norm_id/*", "norm_pseudo_ood/*")
+    for name in (*curves, "selected_block", "norm_ratio_margin"):
+        assert axis[name] == "epoch"
     assert axis["*"] == "trainer/global_step"
+
+
+def test_what_there_is_to_see_does_not_grow_with_the_detectors(tmp_path: Path) -> None:
+    def seen(detectors: tuple[str, ...]) -> set[str]:
+        row = torch.tensor([[s, i, -1, 0] for s in (0, 1) for i in range(5)])
+        score = torch.linspace(0, 1, len(row) * len(detectors), dtype=torch.float64)
+        scores = Scores(detectors, ("id", "svhn"), score.view(len(row), -1), row)
+        media = media_of(tmp_path, {"selected_block": "a", "data": {}}, scores, (), blank)
+        kinds = (media.figures, media.tables, media.lines, media.histograms, media.images)
+        return {name for kind in kinds for name in kind}
+
+    few = seen(("featurenorm", "msp"))
+    assert few == seen(("featurenorm", "msp", *(f"detector{n}" for n in range(30))))
+    assert {"roc/svhn", "scores/featurenorm", "scores/msp", "samples/svhn/highest"} < few
+
+
+def blank(name: str, index: torch.Tensor) -> torch.Tensor:
+    """Images that are larger than any that is logged."""
+    return torch.zeros(len(index), 1, 300, 200, dtype=torch.uint8)
+
+
+def test_sample_images_are_small_and_from_both_ends() -> None:
+    row = torch.tensor([[0, i, -1, 1] for i in range(20)])
+    scores = Scores(("msp",), ("id",), torch.arange(20.0)[:, None], row)
+    found = dict(samples(scores, "msp", blank, ("cat", "dog")))
+    lowest, highest = found["samples/id/lowest"], found["samples/id/highest"]
+    assert [caption for _, caption in lowest[:2]] == ["0.000 dog", "1.000 dog"]
+    assert [caption for _, caption in highest[:2]] == ["19.00 dog", "18.00 dog"]
+    assert all(image.size == (64, 96) for image, _ in (*lowest, *highest))
+
+
+def test_histograms_hold_every_score_and_curves_end_where_all_is_accepted() -> None:
+    row = torch.tensor([[s, i, -1, 0] for s in (0, 1) for i in range(500)])
+    score = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)).double()
+    score[0] = 1e9  # far out: in the outermost bin
+    scores = Scores(("msp",), ("id", "svhn"), score, row)
+    histograms = score_histograms(scores, "msp")
+    assert [count.sum() for count in histograms.counts.values()] == [500, 500]
+    for density in histograms.density().y.values():
+        assert np.dot(density, np.diff(histograms.edges)) == pytest.approx(1)
+    lines = roc_lines(scores, "svhn", ["msp"])
+    area = np.trapezoid(lines.y["msp"], lines.x)
+    exact = ood_metrics(score[:500, 0], score[500:, 0])["auroc"]
+    assert area == pytest.approx(exact, abs=0.01)
+    assert lines.y["msp"][-1] == 1
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_best_checkpoint_is_an_artifact_if_it_is_asked_for(asked: bool, no_key: Path) -> None:
+    (no_key / "best.ckpt").write_bytes(b"weights")
+    logger = wandb_logger(project="p", save_dir=str(no_key), mode="offline", log_checkpoint=asked)
+    logger.log_checkpoint(no_key / "best.ckpt", {"val/accuracy": 0.5})
+    folder = folder_of(logger)
+    logger.experiment.finish()
+    records = [json.loads(line) for line in inspect(folder).splitlines()]
+    kept = [record["artifact"] for record in records if record["type"] == "artifact"]
+    assert [each["type"] for each in kept] == ["model"] * asked
+    for each in kept:
+        assert "best" in each["aliases"]
+        assert json.loads(each["metadata"]) == {"val/accuracy": 0.5}
 
 
 def test_an_unreachable_server_delays_a_run_by_seconds_only(

@@ -1,17 +1,25 @@
-"""One run of a sweep, told to W&B, TensorBoard and MLflow at once, and read back from each."""
+"""One run of a sweep, told to W&B, TensorBoard and MLflow at once, and read back from each.
+
+And what each of them does when it cannot go on, or goes on.
+"""
 
 import csv
 import json
+import resource
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from src.git_state import git_state
-from src.loggers import MLflowLogger, TensorBoardLogger
+from src.loggers import Lines, Media, TensorBoardLogger, mlflow_logger
 from tests.wandb_records import inspect
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -19,6 +27,7 @@ mlflow = pytest.importorskip("mlflow")
 pytestmark = pytest.mark.slow
 SHOWN = ("featurenorm", "msp")
 SOURCES = ("id", "digits_7_to_9", "noise")
+CONFIG = {"seed": 3, "detectors": {"featurenorm@each_block": {"at": "each_block"}}}
 CHARTS = {"norm_ratio_by_depth", "norm_ratio_by_epoch", "norm_by_depth"}
 
 
@@ -54,18 +63,6 @@ def norm_ratios(run: Path) -> dict[tuple[str, int], float]:
 def test_the_commit_is_recorded(metrics: dict[str, Any]) -> None:
     recorded, state = metrics["versions"].get("commit", ""), git_state()
     assert recorded.removesuffix("-dirty") == (state["commit"] if state else "")
-
-
-def test_there_is_no_commit_without_a_repository(tmp_path: Path) -> None:
-    assert git_state(tmp_path) is None
-    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-        subprocess.run(["git", "-C", str(tmp_path), *identity, *command], check=True)
-    git_state.cache_clear()
-    state = git_state(tmp_path)
-    assert state is not None
-    assert (len(state["commit"]), state["dirty"]) == (40, False)
-    assert git_state(tmp_path / "within") is None
 
 
 def test_weights_and_biases_has_curves_charts_and_samples(
@@ -155,36 +152,107 @@ def test_mlflow_has_curves_files_and_tags(run: Path, metrics: dict[str, Any]) ->
             assert min(picture.size) > 50
 
 
-def test_a_logger_that_is_lost_costs_no_number(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def store(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlflow/mlflow.db"
+
+
+@pytest.fixture
+def folder(run: Path, tmp_path: Path) -> Path:
+    """One with a database that need not be set up: that takes MLflow more than a second."""
+    (tmp_path / "mlflow").mkdir()
+    shutil.copy(run / "mlflow/mlflow.db", tmp_path / "mlflow")
+    return tmp_path
+
+
+def read_run(folder: Path) -> Any:
+    return mlflow.MlflowClient(store(folder)).get_run((folder / "mlflow/id.txt").read_text())
+
+
+def test_a_resumed_run_is_the_same_one_in_mlflow(folder: Path) -> None:
+    options: Any = {
+        "experiment": "e", "tracking_uri": store(folder), "id_file": f"{folder}/mlflow/id.txt"
+    }  # fmt: skip
+    for epoch, resume in enumerate((None, "here")):
+        logger = mlflow_logger(**options)
+        logger.log_hyperparams(CONFIG | {"resume": resume})
+        logger.log_metrics({"norm_ratio/a": 1.5, "epoch": epoch}, step=100)
+        logger.finalize("success")
+    run = read_run(folder)
+    client = mlflow.MlflowClient(store(folder))
+    assert len(client.search_runs([run.info.experiment_id])) == 1
+    history = client.get_metric_history(run.info.run_id, "norm_ratio/a")
+    assert [point.step for point in history] == [0, 1]
+    assert run.data.params == {
+        "seed": "3", "detectors/featurenorm_each_block/at": "each_block", "resume": "None"
+    }  # fmt: skip
+
+
+def test_mlflow_takes_more_metrics_than_fit_into_one_request(folder: Path) -> None:
+    logger: Any = mlflow_logger(
+        experiment="e", tracking_uri=store(folder), id_file=f"{folder}/mlflow/id.txt",
+        log_checkpoint=True,
+    )  # fmt: skip
+    scalars = {f"ood/average/detector{number}/auroc": 0.5 for number in range(1300)}
+    logger.log_results(scalars, {"selected_block": "a", "id_accuracy": 0.5}, 7)
+    (folder / "best.ckpt").write_bytes(b"weights")
+    logger.log_checkpoint(folder / "best.ckpt", {})
+    assert not logger.lost
+    assert len(read_run(folder).data.metrics) == 1301
+    assert list(folder.glob("mlflow/artifacts/*/artifacts/checkpoints/best.ckpt"))
+
+
+@contextmanager
+def no_room(folder: Path) -> Iterator[None]:
+    """No file may grow beyond the largest in the folder, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# the thread of TensorBoard that writes
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
+def test_a_logger_that_is_lost_says_so_once_and_never_again(
+    name: str, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    taken = tmp_path / "taken"
-    taken.write_text("a file where the directory should be")
-    logger = TensorBoardLogger(str(taken))
-    logger.log_metrics({"loss": 1.0}, 0)
-    logger.log_metrics({"loss": 1.0}, 1)
+    logger: Any
+    if name == "mlflow":
+        logger = mlflow_logger(experiment="e", tracking_uri=store(folder))
+    else:
+        logger = TensorBoardLogger(str(folder / "tensorboard"))
+    logger.log_hyperparams(CONFIG)
+    logger.log_metrics({"norm_ratio/a": 1.5, "epoch": 0}, step=1)
     logger.save()
-    logger.finalize()
-    (record,) = caplog.records
-    assert "TensorBoardLogger is lost" in record.message
-    assert issubclass(MLflowLogger, type(logger).__mro__[1])  # the same holds for it
+    media = Media(lines={"chart": Lines("t", "x", [0, 1], {"a": [0.0, 1.0]})})
+    with no_room(folder / name):
+        for epoch in range(1, 100):
+            logger.log_metrics({f"norm_ratio/{n}": 1.5 for n in range(100)} | {"epoch": epoch})
+            logger.log_results({"ood/average/msp/auroc": 0.5}, {"selected_block": "a"}, 7)
+            logger.log_media(media, 7)
+            logger.save()
+            if logger.lost:
+                break
+        logger.log_checkpoint(folder / "best.ckpt", {})
+        logger.finalize("success")
+    (record,) = [each for each in caplog.records if "is lost" in each.message]
+    assert "the run goes on, and metrics.csv and metrics.json have all" in record.message
+    assert len(record.message.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("logger", "package", "extra"),
-    [("tensorboard", "tensorboard", "tensorboard"), ("mlflow", "sqlalchemy", "mlflow")],
-)
-def test_a_package_that_is_missing_is_asked_for(
-    logger: str,
-    package: str,
-    extra: str,
-    refused: Callable[..., str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from src import targets
-
-    find_spec = targets.find_spec
-    monkeypatch.setattr(
-        targets, "find_spec", lambda name: None if name == package else find_spec(name)
-    )
-    assert f"pip install -e .[{extra}]" in refused("src.train", f"logger={logger}")
+def test_other_ranks_log_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    mlflow = {"experiment": "e", "tracking_uri": store(tmp_path)}
+    cfg = {
+        "mlflow": {"_target_": "src.loggers.mlflow_logger", **mlflow},
+        "tensorboard": {"_target_": "src.loggers.TensorBoardLogger", "save_dir": str(tmp_path)},
+    }
+    for logger in instantiate(cfg).values():
+        logger.log_hyperparams(CONFIG)
+        logger.log_metrics({"loss": 1.0}, 0)
+        logger.save()
+        logger.finalize("success")
+    assert not list(tmp_path.iterdir())

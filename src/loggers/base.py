@@ -1,6 +1,6 @@
 """What every logger beside the CSV file can be told, and that a run outlives any of them."""
 
-__all__ = ["Dispensable", "over_epochs"]
+__all__ = ["Dispensable", "Silent", "over_epochs"]
 
 import logging
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from src.loggers.media import Media
 
 log = logging.getLogger(__name__)
+LONGEST = 300  # characters of an error; those of a database print its statements
 
 
 class Dispensable(Logger):
@@ -31,9 +32,10 @@ class Dispensable(Logger):
             log_it()
         except Exception as error:
             self.lost = True
+            said = " ".join(str(error).split())[:LONGEST]
             log.warning(
                 "%s is lost (%s: %s); the run goes on, and metrics.csv and metrics.json have all",
-                type(self).__name__, type(error).__name__, error,
+                type(self).__name__, type(error).__name__, said,
             )  # fmt: skip
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -72,6 +74,21 @@ class Dispensable(Logger):
         """Ends the log."""
         finalize = super().finalize
         self.attempt(lambda: finalize(status))
+
+
+class Silent(Dispensable):
+    """The logger of the processes beside the first.
+
+    Lightning's own dummy has every attribute there is, by which OmegaConf takes it for a config.
+    """
+
+    name, version = None, None
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Logs nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs nothing."""
 
 
 def over_epochs(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,12 +29,14 @@ class Lines(NamedTuple):
     def picture(self) -> Image.Image:
         """Returns the lines drawn, for a logger that cannot."""
         with rc_context(STYLE | {"text.parse_math": False}):
-            figure = Figure(figsize=(4.5, 3))
+            figure = Figure(figsize=(4.5, max(3, 0.16 * len(self.y))))
             axes = figure.subplots()
             shades = colormaps["cividis"](np.linspace(0, 0.85, len(self.y)))
             for color, (name, values) in zip(shades, self.y.items(), strict=True):
                 axes.plot(self.x, values, color=tuple(color), lw=1.2, label=name)
             axes.set(title=self.title, xlabel=self.x_name)
+            if all(isinstance(x, int) for x in self.x):
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             figure.legend(loc="outside right upper")
             figure.savefig(picture := BytesIO(), dpi=130)
         return Image.open(picture).convert("RGB")

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers import MLFlowLogger as LightningMLFlowLogger
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
 from src.atomic import try_to_write
 from src.git_state import git_state
-from src.loggers.base import Dispensable, over_epochs
+from src.loggers.base import Dispensable, Silent, over_epochs
 from src.loggers.media import Media
 
 if TYPE_CHECKING:
@@ -101,25 +100,34 @@ def mlflow_logger(
         tags: labels of the run; those that are None are left out.
         id_file: keeps the id of the run, so that a run that was cut off goes on as the same one.
         log_checkpoint: whether the best checkpoint is stored too.
+
+    Raises:
+        ValueError: if there is no store.
     """
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return DummyLogger()
+        return Silent()
     os.environ.update({key: QUIET[key] for key in QUIET.keys() - os.environ.keys()})
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it raises the errors that it logs
     if tracking_uri.startswith(SQLITE):
         Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri)
     goes_on = id_file is not None and Path(id_file).exists()
-    if goes_on:
-        run_id = Path(str(id_file)).read_text()
-    else:
-        known = {**(tags or {}), **git_tags()}
-        known = {key: value for key, value in known.items() if value is not None}
-        at = experiment_id(client, experiment, tracking_uri)
-        run_id = client.create_run(at, run_name=name, tags=known).info.run_id
+    known = {key: value for key, value in (tags or {}).items() if value is not None}
+    try:
+        client = MlflowClient(tracking_uri)
+        if goes_on:
+            run_id = Path(str(id_file)).read_text()
+        else:
+            at = experiment_id(client, experiment, tracking_uri)
+            run_id = client.create_run(at, run_name=name, tags=known | git_tags()).info.run_id
+    except MlflowException as error:
+        raise ValueError(
+            f"expected an MLflow store at {tracking_uri}, got {str(error).splitlines()[0]}; mend "
+            "logger.mlflow.tracking_uri, or log without MLflow: logger=csv"
+        ) from error
     if id_file is not None:
         try_to_write(Path(id_file), lambda path: path.write_text(run_id))
     logger = MLflowLogger(tracking_uri=tracking_uri, run_id=run_id)

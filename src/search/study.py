@@ -173,7 +173,8 @@ def say_above(text: str) -> None:
 def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
     """Trains in a process of its own; returns None, and notes the error, if it failed."""
     overrides = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-    command = [sys.executable, "-m", "src.train", *overrides, "benchmark=false"]
+    group = f"group={json.dumps(run_dir.parent.name)}"  # in W&B and MLflow
+    command = [sys.executable, "-m", "src.train", group, *overrides, "benchmark=false"]
     trial.set_user_attr("overrides", overrides)
     log = run_dir.with_suffix(".log")
     with log.open("w") as file:
