@@ -33,7 +33,7 @@ def evaluate(cfg: DictConfig) -> None:
     from src.benchmark import Benchmark
     from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
-    from src.pretrained import local_file
+    from src.pretrained import local_file, without_weights
     from src.report_media import log_selection
     from src.run import new_trainer, report, seed_everything, show
     from src.run_directory import is_finished, resumed
@@ -104,6 +104,8 @@ def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> Dict
     Raises:
         ValueError: if an experiment is asked for, which would be another training.
     """
+    from src.pretrained import without_weights
+
     if other := {"experiment", "debug"} & set(asked):
         raise ValueError(
             f"expected a checkpoint or an experiment, got checkpoint and {', '.join(other)}; "
@@ -119,16 +121,6 @@ def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> Dict
                 (OmegaConf.select(complete, group) if group else complete).pop(last, None)
         complete.net = without_weights(complete.net)  # those of the checkpoint follow
     return complete
-
-
-def without_weights(net: DictConfig) -> DictConfig:
-    """Returns the configuration of a network that downloads and reads no weights."""
-    net = net.copy()
-    with open_dict(net):
-        net.weights = None
-        if "pretrained" in net.net:  # timm's
-            net.net.pretrained = False
-    return net
 
 
 def check_trained(cfg: DictConfig) -> None:

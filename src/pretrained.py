@@ -1,22 +1,22 @@
 """Networks from a file or an address: checked, then read, and rebuilt from what they hold."""
 
-__all__ = ["load_network", "local_file"]
+__all__ = ["load_network", "local_file", "without_weights"]
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
 
 import torch
+from filelock import FileLock
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.checkpoint import load_checkpoint, load_state
 from src.classifier import Classifier
-from src.data.download import fetch, wrong
+from src.data.download import fetch, writing, wrong
 from src.data.registry import RemoteFile
 from src.network import Network
 from src.targets import check_targets
-
-ADDRESS = re.compile(r"https?://")
 
 
 def load_network(source: str) -> Network:
@@ -38,9 +38,8 @@ def load_network(source: str) -> Network:
     path = local_file(source)
     checkpoint = load_checkpoint(path)
     check_targets(checkpoint["config"])
-    config = OmegaConf.create(checkpoint["config"]).net
-    config.weights = None  # those of the checkpoint follow
-    classifier = Classifier(instantiate(config))
+    config = OmegaConf.create(checkpoint["config"])  # `net` may refer to its neighbours
+    classifier = Classifier(instantiate(without_weights(config.net)))
     load_state(classifier, checkpoint["state_dict"], str(path))
     return classifier.network.eval()
 
@@ -55,20 +54,39 @@ def local_file(source: str) -> Path:
     Raises:
         ConnectionError: if the address does not give the right file.
         OSError: if there is no room for it.
-        ValueError: if an address comes without a digest, or the file has another one.
+        ValueError: if the file has another digest, or an address none, or it is not https.
     """
-    place, _, digest = source.partition("@sha256:")
-    if not ADDRESS.match(place):
+    place, mark, digest = source.partition("@sha256:")
+    is_address = "://" in place
+    if (mark or is_address) and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(
+            f"expected a SHA-256 digest of 64 digits, 0-9 and a-f, behind {place}, got {source}; "
+            f"write {place}@sha256:<digest>, as in the model card"
+        )
+    if not is_address:
         path = Path(place)
         asked = RemoteFile(path.name, (), sha256=digest or None)
         if path.is_file() and (problem := wrong(path, asked)):
             raise ValueError(f"{path}: {problem}; fetch it again, or correct the digest")
         return path
-    if not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError(
-            f"expected the SHA-256 digest behind an address, got {source}; write it behind it: "
-            f"{place}@sha256:<64 digits>"
-        )
     folder = Path(torch.hub.get_dir(), "checkpoints")
-    name = f"{digest[:16]}/{place.rpartition('/')[2]}"
-    return fetch(RemoteFile(name, (place,), sha256=digest), folder)
+    name = PurePosixPath(urlparse(place).path)
+    asked = RemoteFile(f"{name.stem}-{digest[:16]}{name.suffix}", (place,), sha256=digest)
+    lock = folder / f".{asked.name}.lock"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock):  # of the processes of torchrun one fetches
+                return fetch(asked, folder)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def without_weights(net: DictConfig) -> DictConfig:
+    """Returns the configuration of a network that downloads and reads no weights."""
+    net = net.copy()
+    with open_dict(net):
+        net.weights = None
+        if "pretrained" in net.net:  # timm's
+            net.net.pretrained = False
+    return net

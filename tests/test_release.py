@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from src.pretrained import load_network, local_file
+from src.pretrained import load_network, local_file, without_weights
 from src.release import Released, halved, main, release
 
 
@@ -76,13 +78,21 @@ def test_a_released_network_scores_as_the_trained_one_and_again_the_same(
 
 
 @pytest.fixture
-def address(released: Released, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def answers() -> list[str]:
+    """What the server has said."""
+    return []
+
+
+@pytest.fixture
+def address(
+    released: Released, answers: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
     """Of the released file, as a server gives it."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
+        def log_message(self, *said: Any) -> None:
+            answers.append(str(said))
 
     handler = partial(Quiet, directory=str(released.path.parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -108,10 +118,28 @@ def test_other_bytes_are_refused_before_they_are_read(
     assert not [path for path in (tmp_path / "torch").rglob("*") if path.is_file()]
     with pytest.raises(ValueError, match=f"expected sha256 {wrong}, got {released.digest}; fetch"):
         load_network(f"{released.path}@sha256:{wrong}")
-    with pytest.raises(
-        ValueError, match=r"expected the SHA-256 digest behind an address, got htt"
-    ):
-        load_network(address)
+    assert not list((tmp_path / "torch/hub/checkpoints").iterdir())
+    for source in (address, f"{released.path}@sha256:", f"{released.path}@sha256:{'0' * 63}"):
+        with pytest.raises(ValueError, match=r"expected a SHA-256 digest of 64 digits, .* got"):
+            load_network(source)
+    with pytest.raises(ValueError, match=r"expected an https address, got ftp://host/a.pt"):
+        load_network(f"ftp://host/a.pt@sha256:{wrong}")
+
+
+def test_processes_that_start_together_fetch_once(
+    address: str, answers: list[str], released: Released, tmp_path: Path
+) -> None:
+    source = f"{address}@sha256:{released.digest}"
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(local_file, [source] * 4))
+    assert list((tmp_path / "torch/hub/checkpoints").iterdir()) == list(paths)
+    assert len(answers) == 1
+
+
+def test_a_checkpoint_of_timm_downloads_nothing() -> None:
+    net = OmegaConf.create({"net": {"_target_": "timm.create_model", "pretrained": True}})
+    assert without_weights(net).net.pretrained is False
+    assert net.net.pretrained
 
 
 def test_what_cannot_be_released_is_refused(

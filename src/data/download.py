@@ -186,8 +186,8 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, requests.RequestException) or str(error).startswith("expected "):
             raise
         raise OSError(
-            f"expected to write {path}, got: {error}; make room, or set data_dir to a folder that "
-            "can be written; what has come so far is resumed"
+            f"expected to write {path}, got: {error}; make room, or set data_dir (for weights "
+            "TORCH_HOME) to a folder that can be written; what has come so far is resumed"
         ) from error
 
 
