@@ -5,18 +5,27 @@ __all__ = ["main", "release"]
 import argparse
 import hashlib
 import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.atomic import write_whole
 from src.columns import PER_BLOCK
+from src.data.registry import known
+from src.page import described, set_rows
 
 TEMPLATES = Path(__file__).parent
-# what names places of the machine that trained, or is composed anew
-PLACES = ("run_dir", "resume", "logger", "group", "job_type")
+COMPOSED_ANEW = ("run_dir", "resume", "logger", "group", "job_type")  # by src.evaluate
+ROOTS = ("data_dir", "run_dir")  # what other places begin with
+INPUT = ("network.mean", "network.std")  # which `net.weights` takes from the configuration
+# an absolute path, at the start of a word or behind a sign of Hydra's
+PLACE = re.compile(r"(^|[=:,\[{'\" ])(?:~|/(?!/))[^,'\"\]}]*")
 
 
 class Released(NamedTuple):
@@ -32,78 +41,126 @@ def release(run_dir: Path, output: Path) -> Released:
 
     The file is a checkpoint as any other, without the states of the training: `src.evaluate`
     takes it as `checkpoint`, a network as `net.weights`. Weights are in half precision; a network
-    that loads them computes in float32.
+    that loads them computes in float32. The same run gives the same bytes.
 
     Args:
         run_dir: directory of the run.
         output: folder that receives `<experiment>.pt` and `<experiment>.md`.
 
     Raises:
-        FileNotFoundError: if the run is not finished.
-        ValueError: if a weight is too large for half precision.
+        FileExistsError: if the folder has a file of that name, perhaps of another seed.
+        FileNotFoundError: if the run is not finished, or trained nothing.
+        ValueError: if a weight is not finite in half precision.
         OSError: if there is no room.
     """
     import torch
 
     from src.checkpoint import load_checkpoint
 
-    if not (run_dir / "metrics.json").is_file():
-        raise FileNotFoundError(
-            f"expected the directory of a finished run, got {run_dir} without a metrics.json; "
-            f"finish it: python -m src.train resume={run_dir}"
-        )
+    for needed in ("metrics.json", "checkpoints/last.ckpt"):
+        if not (run_dir / needed).is_file():
+            raise FileNotFoundError(
+                f"expected the directory of a finished training, got {run_dir} without {needed}; "
+                f"finish it: python -m src.train resume={run_dir}"
+            )
     metrics = json.loads((run_dir / "metrics.json").read_text())
+    path = output / f"{metrics['experiment']}.pt"
+    if path.exists():
+        raise FileExistsError(
+            f"expected a new file, got {path}, which is there; choose another --output"
+        )
     checkpoint = load_checkpoint(run_dir / "checkpoints/last.ckpt")
-    config = {key: value for key, value in checkpoint["config"].items() if key not in PLACES}
-    config["data_dir"] = "data"
     content = {
-        "config": config,
+        "config": portable(checkpoint["config"]),
         "state_dict": halved(checkpoint["state_dict"]),
         "format": checkpoint.get("format", 0),
     }
-    path = output / f"{metrics['experiment']}.pt"
-    write_whole(path, lambda partial: torch.save(content, partial))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with (run_dir / "config.yaml").open() as file:
-        command = file.readline().removeprefix("# ").strip()
-    released = Released(path, path.stat().st_size / 1e6, digest)
-    text = card(metrics, config, released, command)
+    buffer = BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    released = Released(path, len(data) / 1e6, hashlib.sha256(data).hexdigest())
+    text = card(metrics, (run_dir / "config.yaml").read_text(), content["state_dict"], released)
+    write_whole(path, lambda partial: partial.write_bytes(data))
     write_whole(path.with_suffix(".md"), lambda partial: partial.write_text(text))
     return released
 
 
+def portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of a run without the places of its machine.
+
+    What lies in the folder of the data or of the run follows `data_dir` and `run_dir` again, which
+    a resumed run has resolved; of any other absolute path its last part is kept.
+    """
+    roots = {key: str(config[key]) for key in ROOTS if key in config}
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: moved(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [moved(each) for each in value]
+        if not isinstance(value, str):
+            return value
+        for key, root in roots.items():
+            if value.startswith(f"{root}/"):
+                return f"${{{key}}}/{value.removeprefix(f'{root}/')}"
+        return Path(value).name if value.startswith(("/", "~")) else value
+
+    kept = {key: moved(value) for key, value in config.items() if key not in COMPOSED_ANEW}
+    return kept | {"data_dir": "data"}
+
+
+def without_places(command: str) -> str:
+    """Returns a command with PATH for each absolute path."""
+    return shlex.join(PLACE.sub(r"\1PATH", word) for word in shlex.split(command))
+
+
 def halved(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a state dict with floating-point tensors in float16; all else as it is.
+    """Returns a state dict with its weights in float16; counters, selection, input as they are.
 
     Raises:
-        ValueError: if a value is beyond what float16 can hold.
+        ValueError: if a value is none that float16 can hold.
     """
     import torch
 
     half = dict(state)
     for key, value in state.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and key not in INPUT:
             half[key] = value.half()
             if not half[key].isfinite().all():
                 raise ValueError(
-                    f"expected weights within +-65504, got {value.abs().max():.4g} in {key}; "
-                    "they cannot be given in half precision"
+                    f"expected weights within +-65504, got {value.abs().max():.4g} in {key}, "
+                    "which half precision cannot hold; give the checkpoint of the run itself"
                 )
     return half
 
 
-def card(
-    metrics: Mapping[str, Any], config: Mapping[str, Any], file: Released, command: str
-) -> str:
-    """Returns the model card, Markdown."""
+def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file: Released) -> str:
+    """Returns the model card, Markdown.
+
+    Args:
+        metrics: of the run.
+        saved: its `config.yaml`, which has the command in its first line.
+        state: what is given away.
+        file: where it is.
+    """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    shown = {name: row for name, row in metrics["detectors"].items() if PER_BLOCK not in name}
+    environment.filters["described"] = described
+    first = saved.partition("\n")[0]
+    config = portable(yaml.safe_load(saved))
+    trained_on = config["data"]["train"].get("known")
     return environment.get_template("model_card.md.j2").render(
-        metrics=metrics, config=config, detectors=shown, file=file, command=command
+        metrics=metrics,
+        config=config,
+        command=without_places(first.removeprefix("# ")) if first.startswith("# ") else "",
+        input={key: state[f"network.{key}"].flatten().tolist() for key in ("mean", "std")},
+        image_shape=config["net"].get("image_shape", (3, 32, 32)),  # as Network's own default
+        sets=set_rows(metrics, config["data"]),
+        images=known(trained_on) if trained_on else None,
+        detectors={n: row for n, row in metrics["detectors"].items() if PER_BLOCK not in n},
+        file=file,
     )
 
 
