@@ -21,7 +21,7 @@ from src.data.registry import known
 from src.page import described, set_rows
 
 TEMPLATES = Path(__file__).parent
-COMPOSED_ANEW = ("run_dir", "resume", "logger", "group", "job_type")  # by src.evaluate
+COMPOSED_ANEW = ("run_dir", "resume", "logger", "group", "job_type", "run_name")  # by src.evaluate
 ROOTS = ("data_dir", "run_dir")  # what other places begin with
 INPUT = ("network.mean", "network.std")  # which `net.weights` takes from the configuration
 # an absolute path, at the start of a word or behind a sign of Hydra's

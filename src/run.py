@@ -82,6 +82,7 @@ class Opening(L.Callback):
             return
         with open_dict(self.cfg):
             self.cfg.group = self.cfg.get("group") or sweep() or self.cfg.name
+            self.cfg.run_name = self.cfg.get("run_name") or run_name(self.cfg)
         trainer.loggers = list(instantiate(self.cfg.logger).values())
         open_run(self.cfg)
         config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
@@ -90,6 +91,20 @@ class Opening(L.Callback):
             if not isinstance(logger, CSVLogger):  # beside its file lies config.yaml
                 logger.log_hyperparams(config)
         self.opened = True
+
+
+def run_name(cfg: DictConfig) -> str:
+    """Returns what tells a run from the others of a sweep over networks and seeds."""
+    parts = [cfg.name, network_name(cfg), str(cfg.seed)]
+    if parts[1].lower() in cfg.name.lower():
+        del parts[1]
+    return "_".join(parts)
+
+
+def network_name(cfg: DictConfig) -> str:
+    """Returns the name of the architecture."""
+    name: str = cfg.net.net.get("model_name") or cfg.net.net._target_.rpartition(".")[2]
+    return name
 
 
 def sweep() -> str | None:
@@ -188,7 +203,7 @@ def report(
         run_dir,
         benchmark.scores,
         experiment=cfg.name,
-        network=cfg.net.net.get("model_name") or cfg.net.net._target_.rpartition(".")[2],
+        network=network_name(cfg),
         selected_block=benchmark.network.selected,
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,

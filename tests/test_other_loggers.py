@@ -72,6 +72,7 @@ def test_weights_and_biases_has_curves_charts_and_samples(
     records = [json.loads(line) for line in inspect(folder).splitlines()]
     (started,) = (record["run"] for record in records if record["type"] == "run")
     assert (started["run_group"], started["job_type"]) == ("my_sweep", "train")
+    assert started["display_name"] == "quickstart_ResNet_3"
     artifacts = [record["artifact"] for record in records if record["type"] == "artifact"]
     assert [artifact["type"] for artifact in artifacts if artifact["type"] == "model"] == ["model"]
     epochs = [

@@ -18,7 +18,7 @@ NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "de
 PRUNED = {"wandb", "tensorboard", "mlflow", "checkpoints", "figures"}
 # what a run may differ in and still be the same experiment: places, and what evaluation adds
 APART = {
-    *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group"),
+    *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
     *("benchmark", "trust", "list_blocks"),
 }
 APART_ANYWHERE = {"seed", "history", "cache_dir", "workers"}
