@@ -1,11 +1,14 @@
 """A run says which commit it ran, or nothing rather than something else."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from src.git_state import git_state
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
 
 
 def git(folder: Path, *arguments: str) -> str:
