@@ -30,10 +30,6 @@ def load_network(source: str) -> Network:
         ConnectionError: if the address does not give it.
         ValueError: if it is another file than the digest says or no checkpoint, or if its
             configuration names what no training of ours calls.
-
-    Example:
-        >>> network = load_network("resnet18.pt")  # doctest: +SKIP
-        >>> network.observe(image).norm[network.selected]  # doctest: +SKIP
     """
     path = local_file(source)
     checkpoint = load_checkpoint(path)
