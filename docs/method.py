@@ -16,13 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from src.checkpoint import load_checkpoint
-from src.classifier import Classifier
 from src.columns import chosen_detector
 from src.figures import save_figure
 from src.history import History, read_history
 from src.metrics import Scores
 from src.palette import COLORS, GREY, PALE, SELECTED, STYLE
+from src.pretrained import load_network
 
 ID, OOD = COLORS[0], COLORS[3]
 FIGURE = Path(__file__).parent / "figures" / "method.png"
@@ -30,11 +29,8 @@ FIGURE = Path(__file__).parent / "figures" / "method.png"
 
 def shown_images(run_dir: Path, history: History) -> list[list[Any]]:
     """Returns (text, pixels, mean map) of an ID image and of its puzzle: what the block makes."""
-    checkpoint = load_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    config = OmegaConf.create(checkpoint["config"])
-    classifier = Classifier(instantiate(config.net)).eval()
-    classifier.load_state_dict(checkpoint["state_dict"])
-    network, block = classifier.network, history.block[history.selected[-1]]
+    network = load_network(f"{run_dir}/checkpoints/last.ckpt")
+    block, config = history.block[history.selected[-1]], OmegaConf.load(run_dir / "config.yaml")
     batch = instantiate(config.data.test).load()[torch.arange(200)]
     image = batch.image.float() / 255
     puzzle = instantiate(config.selection.pseudo_ood)(image, batch.index)
