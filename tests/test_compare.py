@@ -16,6 +16,7 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from scipy.stats import spearmanr
 
 from src.compare import compare, find_runs
 from src.compare.__main__ import main
@@ -104,6 +105,41 @@ def test_blocks_are_counted_and_ratio_and_gap_are_those_of_each_runs_own_block(
     assert max(gaps) > 0
     gap = row.sample(lambda run: run.gap)
     assert (gap.mean, gap.std) == pytest.approx((np.mean(gaps), np.std(gaps, ddof=1)))
+
+
+def test_blocks_are_ordered_by_norm_ratio_as_scipy_says() -> None:
+    runs, _ = find_runs([DOCS / "cifar10_brief"])
+    for run in runs:
+        assert len(run.auroc_by_block) == len(run.blocks) > 1
+        for source in ("average", "svhn", "textures"):
+            auroc = [run.score(f"featurenorm@{block}", "auroc", source) for block in run.blocks]
+            expected = spearmanr(list(run.metrics["norm_ratio"].values()), auroc).statistic
+            assert run.spearman(source) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_table_of_blocks_holds_their_ratio_and_auroc(
+    seeds: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    found = rows_of(tmp_path)
+    assert not [each for each in tables(found, detectors=["msp"]) if each.header[0] == "block"]
+    table = tables(found, detectors=["msp"], blocks=True)[-1]
+    assert table.header == ["block", "NormRatio", "average", *SETS]
+    assert [line[0] for line in table.body[:2]] == [
+        "block0 (selected ×1)",  # noqa: RUF001
+        "block1 (selected ×2)",  # noqa: RUF001
+    ]
+    for at, line in enumerate(table.body[:2]):
+        ratios = [each["norm_ratio"][f"block{at}"] for each in seeds]
+        assert line[1] == f"{np.mean(ratios):.4f} ± {np.std(ratios, ddof=1):.4f}"
+        for source, cell in zip(("average", *SETS), line[2:], strict=True):
+            auroc = [
+                each["detectors"][f"featurenorm@block{at}"][source]["auroc"] for each in seeds
+            ]
+            assert cell == f"{100 * np.mean(auroc):.1f} ± {100 * np.std(auroc, ddof=1):.1f}"
+    assert {cell for cell in table.best if cell[1] == 1} == {(1, 1)}
+    order = [run.spearman() for run in find_runs([tmp_path])[0]]
+    assert set(order) <= {-1.0, 1.0}
+    assert table.body[2][2] == f"{np.mean(order):.2f} ± {np.std(order, ddof=1):.2f}"
 
 
 def test_one_seed_has_no_spread(tmp_path: Path) -> None:
@@ -202,7 +238,7 @@ def test_a_run_without_selection_has_dashes_for_its_block(tmp_path: Path) -> Non
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
     found = rows_of(tmp_path)
     table = tables(found, detectors=["msp"])[0]
-    assert table.body[0][table.header.index("accuracy") :] == ["–"] * 5  # noqa: RUF001
+    assert table.body[0][table.header.index("accuracy") :] == ["–"] * 6  # noqa: RUF001
     write(tmp_path / "out", found)
     assert (tmp_path / "out/comparison.html").read_text().count("<svg") == 1
 
@@ -251,7 +287,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The comparison of runs of this repository, in all formats."""
     folder = tmp_path_factory.mktemp("written")
     found = rows_of(DOCS / "cifar10_brief", DOCS / "resnet18_cifar10_short.json")
-    write(folder, found, sets=True, paper=read_paper())
+    write(folder, found, sets=True, blocks=True, paper=read_paper())
     return folder
 
 
@@ -329,7 +365,7 @@ def test_the_page_stands_alone(written: Path) -> None:
     page.feed(text)
     assert page.open == []
     assert page.seen.count("svg") == 3
-    assert page.seen.count("table") == 3 * 6 + 2
+    assert page.seen.count("table") == 3 * 6 + 11 + 2
     assert {address[0] for address in page.addresses} == {"#"}  # parts of its own drawings
     assert not re.search(r"https?:|//|@import|<script|<link|url\((?!#)", text)
     assert "prefers-color-scheme: dark" in text

@@ -2,6 +2,7 @@
 
 python -m src.compare logs/sweeps/TIME                      a row per experiment and network
 python -m src.compare logs --each --sort accuracy           a row per run
+python -m src.compare logs --blocks                         NormRatio and AUROC of each block
 python -m src.compare logs --sets --paper --output DIR      CSV, Markdown, LaTeX, a page
 """
 
@@ -10,6 +11,7 @@ __all__ = ["main"]
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from src.compare.output import say, show, write
 from src.compare.paper import read_paper
@@ -26,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("path", type=Path, nargs="+", help="directory of runs, or a metrics file")
     asked.add_argument("--each", action="store_true", help="a row per run")
     asked.add_argument("--sets", action="store_true", help="a table per OOD set, too")
+    asked.add_argument("--blocks", action="store_true", help="a table of blocks per row, too")
     asked.add_argument("--paper", action="store_true", help="the paper's numbers, where there are")
     asked.add_argument(
         "--sort", metavar="KEY", help="experiment, network, seed, accuracy, norm_ratio, gap, or "
@@ -59,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         command.exit(2, f"{error}\n")
     paper = read_paper() if asked.paper else None
+    extent: Any = {"sets": asked.sets, "blocks": asked.blocks, "paper": paper}
     if asked.output:  # first: what reads the printed tables may stop reading
-        write(asked.output, found, sets=asked.sets, paper=paper)
-    show(found, detectors=detectors, sets=asked.sets, paper=paper)
+        write(asked.output, found, **extent)
+    show(found, detectors=detectors, **extent)
     if asked.output:
         say(f"comparison.csv, .md, .tex and .html in {asked.output}")
 

@@ -6,6 +6,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from src.compare.paper import Paper
 from src.compare.rows import MISSING, Row, Rows, Sample
@@ -25,6 +26,7 @@ def show(
     *,
     detectors: Sequence[str] | None = None,
     sets: bool = False,
+    blocks: bool = False,
     paper: Paper | None = None,
 ) -> None:
     """Prints the tables and the notes."""
@@ -35,14 +37,16 @@ def show(
 
     console = Console()
     if not console.is_terminal:
-        console.width = 120  # a file has no width
+        console.width = 160  # a file has no width
     shown = detectors or best_detectors(found, SHOWN)
     say(UNIT)
-    for table in tables(found, detectors=shown, sets=sets, paper=paper):
+    for table in tables(found, detectors=shown, sets=sets, blocks=blocks, paper=paper):
         printed = Printed(box=SIMPLE_HEAD, title=table.title, title_justify="left")
         for at, name in enumerate(table.header):
             is_text = at in table.left
-            printed.add_column(name, justify="left" if is_text else "right", overflow="fold")
+            side: Literal["left", "right"] = "left" if is_text else "right"
+            whole = at == 0 and not table.names  # a block or a detector
+            printed.add_column(name, justify=side, overflow="fold", no_wrap=whole)
         for at, line in enumerate(table.body):
             marked = [(text, (at, column) in table.best) for column, text in enumerate(line)]
             printed.add_row(*(Text(text, style="bold" if best else "") for text, best in marked))
@@ -58,13 +62,21 @@ def say(text: str) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def write(folder: Path, found: Rows, *, sets: bool = False, paper: Paper | None = None) -> None:
+def write(
+    folder: Path,
+    found: Rows,
+    *,
+    sets: bool = False,
+    blocks: bool = False,
+    paper: Paper | None = None,
+) -> None:
     """Writes `comparison.csv`, `.md`, `.tex` and `.html` with everything."""
     from src.compare.page import page
 
     folder.mkdir(parents=True, exist_ok=True)
-    content = tables(found, detectors=found.detectors, sets=sets, paper=paper)
-    notes = notes_of(found, found.detectors, paper)
+    every = found.detectors
+    content = tables(found, detectors=every, sets=sets, blocks=blocks, paper=paper)
+    notes = notes_of(found, every, paper)
     save_csv(folder / "comparison.csv", found, sets=sets, paper=paper)
     for name, text in (
         ("comparison.md", markdown(content, notes)),
@@ -99,6 +111,7 @@ def csv_line(row: Row, found: Rows, *, sets: bool, paper: Paper | None) -> dict[
         "accuracy": row.sample(lambda run: run.accuracy),
         "norm_ratio": row.sample(lambda run: run.norm_ratio),
         "gap": row.sample(lambda run: run.gap),
+        "spearman": row.sample(lambda run: run.spearman()),
     }
     for detector in found.detectors:
         for source in ("average", *(found.sources if sets else [])):

@@ -44,6 +44,11 @@ class Paper(NamedTuple):
         found = detectors.get(detector, {}).get(source)
         return (found[0], found[1]) if found else None
 
+    def blocks(self, row: Row) -> dict[str, list[float]]:
+        """Returns what the paper's figures show of each block by depth: title -> numbers."""
+        name = self.network(row)
+        return dict(self.networks[name].get("digitised", {})) if name else {}
+
     def notes(self, rows: Rows) -> list[str]:
         """Returns where the numbers are from and what differs."""
         compared = [row for row in rows.rows if self.network(row)]
@@ -58,6 +63,11 @@ class Paper(NamedTuple):
                 notes.append(f"paper, what differs: {source} has {count:,} images, here {given}")
         if {"react", "dice"} & set(rows.detectors):
             notes.append("paper: react is its Energy+ReAct, dice its Energy+DICE")
+        if any(self.blocks(row) for row in compared):
+            notes.append(
+                "paper: its numbers of single blocks were read from a figure, to about a point; "
+                "averages over its six sets"
+            )
         return notes
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import correlation
 from typing import Any
 
 import yaml
@@ -151,6 +152,29 @@ class Run:
         auroc = self.auroc_by_block
         selected = auroc.get(self.metrics["selected_block"])
         return None if selected is None else max(auroc.values()) - selected
+
+    def spearman(self, source: str = "average") -> float | None:
+        """Returns the rank correlation of NormRatio and FeatureNorm's AUROC over the blocks.
+
+        None where fewer than two blocks were scored, or all have the same number.
+        """
+        norm_ratio = self.metrics["norm_ratio"]
+        pairs = [
+            (norm_ratio[block], auroc)
+            for block in self.blocks
+            if (auroc := self.score(f"{PER_BLOCK}{block}", "auroc", source)) is not None
+        ]
+        ranked = [ranks(values) for values in zip(*pairs, strict=True)]
+        if len(pairs) < 2 or any(len(set(each)) == 1 for each in ranked):
+            return None
+        return correlation(*ranked)
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Returns the place of each value among all; equal ones share the mean of their places."""
+    return [
+        sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
+    ]
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:

@@ -13,12 +13,14 @@ __all__ = [
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
+from src.columns import PER_BLOCK
 from src.compare.paper import Paper
 from src.compare.rows import MISSING, Row, Rows, Sample
-from src.compare.runs import METRICS
+from src.compare.runs import METRICS, Run
 
 WIDE = 8  # more detectors than that are rows rather than columns
 LONGEST = 3  # settings in a label
@@ -89,7 +91,12 @@ def variant(row: Row) -> str:
 
 
 def tables(
-    found: Rows, *, detectors: Sequence[str], sets: bool = False, paper: Paper | None = None
+    found: Rows,
+    *,
+    detectors: Sequence[str],
+    sets: bool = False,
+    blocks: bool = False,
+    paper: Paper | None = None,
 ) -> list[Table]:
     """Returns the networks, each metric of some detectors, and what else is asked for.
 
@@ -97,18 +104,25 @@ def tables(
         found: the comparison.
         detectors: those shown.
         sets: whether OOD sets have tables of their own beside the average.
+        blocks: whether each row has a table of its blocks.
         paper: its numbers, in a table beside ours.
     """
     result = [network_table(found)]
     for source in ("average", *(found.sources if sets else [])):
         result += [metric_table(found, detectors, metric, source) for metric in METRICS]
+    if blocks:
+        result += [
+            block_table(name, row, found.sources, paper)
+            for name, row in zip(short_names(found), found.rows, strict=True)
+            if row.runs[0].auroc_by_block
+        ]
     if paper and any(paper.network(row) for row in found.rows):
         result.append(paper_table(found, paper))
     return result
 
 
 def network_table(found: Rows) -> Table:
-    """Returns accuracy, selected block, NormRatio of it, and its gap to the best block."""
+    """Returns accuracy, the selected block, and how well NormRatio chose and ordered."""
     header, body = labels(found)
     for cells, row in zip(body, found.rows, strict=True):
         runs = row.runs
@@ -121,20 +135,57 @@ def network_table(found: Rows) -> Table:
             percent(row.sample(lambda run: run.accuracy), row),
             ", ".join(blocks) or MISSING,
             f"{', '.join(depths)} of {len(known)}" if depths else MISSING,
-            ratio(row.sample(lambda run: run.norm_ratio)),
+            plain(row.sample(lambda run: run.norm_ratio)),
             percent(row.sample(lambda run: run.gap), row),
+            plain(row.sample(lambda run: run.spearman()), digits=2),
         ]
     more = ["seed" if found.each else "n", "accuracy", "selected block", "depth", "NormRatio"]
     names = len(header)
     left = {*range(names), names + more.index("selected block")}
-    return Table("Networks", [*header, *more, "gap"], body, names, left, set())
+    return Table("Networks", [*header, *more, "gap", "Spearman"], body, names, left, set())
 
 
-def ratio(sample: Sample | None) -> str:
-    """Returns a NormRatio with its spread."""
+def block_table(name: str, row: Row, sources: Sequence[str], paper: Paper | None) -> Table:
+    """Returns NormRatio of each block beside FeatureNorm's AUROC, and how these correlate."""
+    shown = ["average", *sources]
+    known = row.runs[0].blocks
+    digitised = paper.blocks(row) if paper else {}
+    lines: list[list[Sample | None]] = []
+    body = []
+    for at, block in enumerate(known):
+        count, runs = row.selected.get(block, 0), len(row.runs)
+        mark = (" (selected)" if runs == 1 else f" (selected ×{count})") if count else ""  # noqa: RUF001
+        norm_ratio = row.sample(partial(norm_ratio_of, block=block))
+        aurocs = [row.score(f"{PER_BLOCK}{block}", "auroc", source) for source in shown]
+        lines.append([norm_ratio, *aurocs])
+        cells = [plain(norm_ratio, digits=4), *(percent(auroc, row) for auroc in aurocs)]
+        published = [f"{column[at]:g}" for column in digitised.values()]
+        body.append([f"{block}{mark}", *cells, *published])
+    best = {
+        (at, column + 1)
+        for column, samples in enumerate(zip(*lines, strict=True))
+        for at, sample in enumerate(samples)
+        if sample and sample.mean == max(each.mean for each in samples if each)
+    }
+    order = [row.sample(partial(Run.spearman, source=source)) for source in shown]
+    correlations = [plain(sample, digits=2) for sample in order]
+    body.append(["Spearman", "", *correlations, *("" for _ in digitised)])
+    header = ["block", "NormRatio", *shown, *digitised]
+    return Table(f"{name}: NormRatio and AUROC of FeatureNorm", header, body, 0, {0}, best)
+
+
+def norm_ratio_of(run: Run, block: str) -> float | None:
+    """Returns NormRatio of a block."""
+    norm_ratio: float | None = run.metrics["norm_ratio"].get(block)
+    return norm_ratio
+
+
+def plain(sample: Sample | None, digits: int = 3) -> str:
+    """Returns a number that is no percentage, with its spread."""
     if sample is None:
         return MISSING
-    return f"{sample.mean:.3f}" + ("" if sample.std is None else f" ± {sample.std:.3f}")
+    spread = "" if sample.std is None else f" ± {sample.std:.{digits}f}"
+    return f"{sample.mean:.{digits}f}{spread}"
 
 
 def metric_table(found: Rows, detectors: Sequence[str], metric: str, source: str) -> Table:
