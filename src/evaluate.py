@@ -4,6 +4,7 @@ python -m src.evaluate checkpoint=logs/resnet18_cifar10/.../checkpoints/last.ckp
 python -m src.evaluate checkpoint=PATH data_dir=/elsewhere
 python -m src.evaluate checkpoint=https://ADDRESS@sha256:DIGEST   fetched, checked, then read
 python -m src.evaluate checkpoint=PATH selection=official       selects the block anew
+python -m src.evaluate checkpoint=PATH selection=official benchmark=false   and nothing else
 python -m src.evaluate experiment=resnet50_imagenet             pretrained: selects, benchmarks
 python -m src.evaluate data=cifar10 net=resnet18 net.weights=FILE   somebody else's weights
 python -m src.evaluate net=imagenet/swin_t list_blocks=true     shows the blocks, nothing else
@@ -34,8 +35,9 @@ def evaluate(cfg: DictConfig) -> None:
     from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
     from src.pretrained import local_file, without_weights
+    from src.report import selection_table
     from src.report_media import log_selection
-    from src.run import new_trainer, report, seed_everything, show
+    from src.run import id_images, new_trainer, report, seed_everything, show
     from src.run_directory import is_finished, resumed
     from src.targets import check_installed, check_targets
 
@@ -67,7 +69,8 @@ def evaluate(cfg: DictConfig) -> None:
         check_trained(cfg)
     network = instantiate(cfg.net)
     classifier = Classifier(network, channels_last=cfg.optim.channels_last)
-    data = instantiate(cfg.data)
+    scored = cfg.get("benchmark", True)
+    data = instantiate(cfg.data if scored else id_images(cfg.data))
     data.check_network(network.num_classes, network.image_shape)
     if checkpoint is not None:
         load_state(classifier, checkpoint["state_dict"], cfg.checkpoint)
@@ -78,16 +81,26 @@ def evaluate(cfg: DictConfig) -> None:
     if network.selected is None or cfg.reselect:
         selection = instantiate(cfg.get("selection")) or None  # selection=none is empty
     if selection is None:
+        if not scored:
+            raise ValueError(
+                f"expected something to do, got benchmark=false and {network.selected} selected "
+                "by the training; select again with selection=..., or leave benchmark=false out"
+            )
         benchmark.check_selection()
     else:
         selection.check(network)
 
+    run_dir = Path(cfg.run_dir)
     trainer = new_trainer(cfg, [selection])
     start = perf_counter()
     if selection is not None:
         trainer.validate(classifier, datamodule=data, verbose=False)
-        log_selection(Path(cfg.run_dir), trainer.loggers, trainer.global_step)
-    benchmark.keep_in(Path(cfg.run_dir) / "benchmark")
+        log_selection(run_dir, trainer.loggers, trainer.global_step)
+    if not scored:
+        if trainer.is_global_zero:
+            show(selection_table(network.norm_ratio, network.selected), f"results in {run_dir}")
+        return
+    benchmark.keep_in(run_dir / "benchmark")
     data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
@@ -113,7 +126,7 @@ def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> Dict
         )
     complete = OmegaConf.create(trained)
     with open_dict(complete):
-        for key in (*asked, "logger", "job_type", "group", "run_dir", "checkpoint"):
+        for key in (*asked, "benchmark", "logger", "job_type", "group", "run_dir", "checkpoint"):
             group, _, last = key.rpartition(".")
             if last in (OmegaConf.select(cfg, group) if group else cfg):
                 OmegaConf.update(complete, key, OmegaConf.select(cfg, key), merge=False)

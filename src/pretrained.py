@@ -1,12 +1,13 @@
-"""Networks from a file or an address: checked, then read, and rebuilt from what they hold."""
+"""Networks by name, from a file or an address: checked, then read, and rebuilt."""
 
-__all__ = ["load_network", "local_file", "without_weights"]
+__all__ = ["load_network", "local_file", "released_networks", "without_weights"]
 
 import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 
 import torch
+import yaml
 from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,6 +19,9 @@ from src.data.registry import RemoteFile
 from src.network import Network
 from src.targets import check_targets
 
+ROOT = Path(__file__).parents[1]
+RELEASED = Path(__file__).with_name("released.yaml")
+
 
 def load_network(source: str) -> Network:
     """Returns the network of a checkpoint, with its weights and its selection, to be evaluated.
@@ -26,7 +30,7 @@ def load_network(source: str) -> Network:
         source: as in `local_file`; of `src.train` or `src.release`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, and nothing of that name.
         ConnectionError: if the address does not give it.
         ValueError: if it is another file than the digest says or no checkpoint, or if its
             configuration names what no training of ours calls.
@@ -40,19 +44,31 @@ def load_network(source: str) -> Network:
     return classifier.network.eval()
 
 
+def released_networks() -> dict[str, str]:
+    """Returns the networks that this project gives away: name -> path or address @sha256:digest.
+
+    Paths are below the repository; a model card lies beside each file.
+    """
+    networks: dict[str, str] = yaml.safe_load(RELEASED.read_text())
+    return networks
+
+
 def local_file(source: str) -> Path:
     """Returns the path of a file, after its bytes were checked, and fetched if it is elsewhere.
 
     Args:
-        source: a path or an https address; behind it `@sha256:<64 digits>`, which an address must
-            have, as what is fetched once is kept below the folder of torch.hub.
+        source: a name in `released_networks`, or a path or an https address; behind these
+            `@sha256:<64 digits>`, which an address must have, as what is fetched once is kept
+            below the folder of torch.hub.
 
     Raises:
         ConnectionError: if the address does not give the right file.
+        FileNotFoundError: if it is neither a file nor a name.
         OSError: if there is no room for it.
         ValueError: if the file has another digest, or an address none, or it is not https.
     """
-    place, mark, digest = source.partition("@sha256:")
+    named = released_networks().get(source)
+    place, mark, digest = (named or source).partition("@sha256:")
     is_address = "://" in place
     if (mark or is_address) and not re.fullmatch("[0-9a-f]{64}", digest):
         raise ValueError(
@@ -60,9 +76,14 @@ def local_file(source: str) -> Path:
             f"write {place}@sha256:<digest>, as in the model card"
         )
     if not is_address:
-        path = Path(place)
+        path = ROOT / place if named else Path(place)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"expected a checkpoint, got no file at {path}; set checkpoint= to the path or "
+                f"https address of one, or to a name: {', '.join(released_networks())}"
+            )
         asked = RemoteFile(path.name, (), sha256=digest or None)
-        if path.is_file() and (problem := wrong(path, asked)):
+        if problem := wrong(path, asked):
             raise ValueError(f"{path}: {problem}; fetch it again, or correct the digest")
         return path
     folder = Path(torch.hub.get_dir(), "checkpoints")

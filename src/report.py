@@ -1,6 +1,6 @@
 """What a finished run leaves behind: files first, then the loggers. One process calls it."""
 
-__all__ = ["block_table", "ood_results", "result_table", "write_report"]
+__all__ = ["block_table", "ood_results", "result_table", "selection_table", "write_report"]
 
 import csv
 import json
@@ -206,4 +206,15 @@ def block_table(metrics: Mapping[str, Any]) -> Table:
                 *(f"{100 * row['average'][key]:.1f}" for key in METRICS[:3]),
                 style="bold" if selected else None,
             )
+    return table
+
+
+def selection_table(norm_ratio: Mapping[str, float], selected_block: str | None) -> Table:
+    """Returns one row per block: NormRatio, measured on ID images alone."""
+    table = Table("block", box=SIMPLE_HEAD, caption="NormRatio of each block")
+    table.add_column("NormRatio", justify="right")
+    for block, ratio in norm_ratio.items():
+        selected = block == selected_block
+        name = f"{block} (selected)" if selected else block
+        table.add_row(name, f"{ratio:.4f}", style="bold" if selected else None)
     return table

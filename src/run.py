@@ -5,6 +5,7 @@ __all__ = [
     "after_fit",
     "callbacks",
     "check_saved",
+    "id_images",
     "new_trainer",
     "quiet_lightning",
     "report",
@@ -229,6 +230,14 @@ def check_saved(cfg: DictConfig, trainer: L.Trainer) -> None:
     """
     if not cast(AtomicCheckpoints, trainer.strategy.checkpoint_io).complete():
         raise no_room("checkpoints", cfg.run_dir)
+
+
+def id_images(data: DictConfig) -> DictConfig:
+    """Returns the configuration of the images without OOD sets, for a run that scores none."""
+    data = data.copy()
+    with open_dict(data):
+        data.ood, data.groups, data.match_codec = {}, {}, False
+    return data
 
 
 def no_room(what: str, run_dir: str | Path) -> OSError:

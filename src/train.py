@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 
 def train(cfg: DictConfig) -> None:
@@ -30,6 +30,7 @@ def train(cfg: DictConfig) -> None:
         after_fit,
         callbacks,
         check_saved,
+        id_images,
         new_trainer,
         report,
         seed_everything,
@@ -70,14 +71,6 @@ def train(cfg: DictConfig) -> None:
     trainer.test(benchmark, datamodule=data, verbose=False)
     seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
     report(cfg, trainer, benchmark, data, seconds)
-
-
-def id_images(data: DictConfig) -> DictConfig:
-    """Returns the configuration of the images without OOD sets, for a run that scores none."""
-    data = data.copy()
-    with open_dict(data):
-        data.ood, data.groups, data.match_codec = {}, {}, False
-    return data
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

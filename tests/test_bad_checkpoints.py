@@ -107,6 +107,11 @@ CHANGED = {
         ["data=cifar10_folder", "data_dir=/nowhere"],
         ["expected images in /nowhere/cifar10/train", "got no such folder", "set data_dir="],
     ),
+    "nothing to do": (
+        lambda c: None,
+        ["benchmark=false"],
+        ["expected something to do, got benchmark=false and", "selected by the training; select"],
+    ),
     "an experiment beside it": (
         lambda c: None,
         ["experiment=vgg11_cifar10"],
@@ -130,7 +135,10 @@ def test_a_bad_checkpoint_is_refused(
 
 
 FILES = {
-    "no file": (lambda path: None, ["expected a checkpoint, got no file at", "set checkpoint="]),
+    "no file": (
+        lambda path: None,
+        ["expected a checkpoint, got no file at", "set checkpoint=", "or to a name: resnet18_"],
+    ),
     "a folder": (Path.mkdir, ["expected a checkpoint, got no file at", "set checkpoint="]),
     "an empty file": (lambda path: path.write_bytes(b""), NONE),
     "a text": (lambda path: path.write_text("model:\n"), NONE),

@@ -1,6 +1,7 @@
 """Networks that were not trained here: their weights, their blocks, their benchmark."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.models import mobilenet_v3_large
+
+from src.history import read_history
 
 
 def test_weights_of_a_run_give_its_selection_and_its_scores(
@@ -24,6 +27,37 @@ def test_weights_of_a_run_give_its_selection_and_its_scores(
     for name, results in first["detectors"].items():
         for source, metrics in results.items():
             assert second["detectors"][name][source] == pytest.approx(metrics, rel=1e-6)
+
+
+def test_a_block_is_selected_again_and_no_ood_image_is_read(
+    finished_run: Path, tmp_path: Path, command: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    trained = json.loads((finished_run / "metrics.json").read_text())["norm_ratio"]
+    weights, run = finished_run / "checkpoints/last.ckpt", tmp_path / "run"
+    command(
+        "src.evaluate", f"checkpoint={weights}", "selection=official", "benchmark=false",
+        "data.ood.noise=null", f"hydra.run.dir={run}",
+    )  # fmt: skip
+    ratio = read_history(run / "norm_ratio.csv").ratio[-1].tolist()
+    assert ratio != pytest.approx(list(trained.values()), rel=1e-6)
+    said = capsys.readouterr().out
+    for block, number in zip(trained, ratio, strict=True):
+        assert re.search(rf"{re.escape(block)}( \(selected\))? +{number:.4f} ", said)
+    assert said.count("(selected)") == 1
+    assert not {"metrics.json", "scores.npz", "benchmark"} & {p.name for p in run.iterdir()}
+
+
+def test_a_checkpoint_is_benchmarked_though_its_training_was_not(
+    finished_run: Path, tmp_path: Path, command: Callable[..., None]
+) -> None:
+    checkpoint = torch.load(finished_run / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint["config"]["benchmark"] = False
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    command(
+        "src.evaluate", f"checkpoint={tmp_path / 'last.ckpt'}", f"hydra.run.dir={tmp_path}/run"
+    )
+    assert (tmp_path / "run/metrics.json").exists()
 
 
 def test_the_blocks_of_a_network_are_listed_and_nothing_is_left(

@@ -20,7 +20,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from src.pretrained import load_network, local_file, without_weights
+from src.pretrained import load_network, local_file, released_networks, without_weights
 from src.release import Released, halved, main, release
 
 
@@ -172,6 +172,19 @@ def address(
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/{released.path.name}"
         server.shutdown()
+
+
+@pytest.mark.parametrize("name", released_networks())
+def test_a_network_that_this_project_gives_away_is_loaded_by_name(name: str) -> None:
+    path = local_file(name)  # checks the digest
+    assert path.stat().st_size < 25e6
+    card = path.with_suffix(".md").read_text()
+    assert released_networks()[name].partition("@sha256:")[2] in card
+    network = load_network(name)
+    assert f"| selected block | `{network.selected}`" in card
+    seen = network.observe(torch.rand(2, *network.image_shape))
+    assert seen.logits.isfinite().all()
+    assert (seen.norm[network.selected] > 0).all()
 
 
 def test_a_network_is_fetched_once_and_checked(address: str, released: Released) -> None:
