@@ -207,7 +207,11 @@ def set_rows(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[s
 def described(node: Any) -> str:
     """Returns a node of the configuration as the call that it makes."""
     if isinstance(node, Mapping) and "_target_" in node:
-        given = (f"{key}={described(value)}" for key, value in node.items() if key[0] != "_")
+        given = (
+            f"{key}={described(value)}"
+            for key, value in node.items()
+            if key[0] != "_" and value is not None
+        )
         return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(given)})"
     return "" if node is None else str(node)
 
