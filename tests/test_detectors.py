@@ -71,6 +71,7 @@ DETECTORS: list[Callable[[], Detector]] = [
     lambda: NAN(at="1", pool_first=False),
     lambda: SelectedNorm(MSP()),
     lambda: SelectedNorm(at="1"),
+    lambda: SelectedNorm(MSP(), match_length=True),
     lambda: ReAct(),
     lambda: ReAct(MaxLogit(), percent=99.0),
     lambda: VRA(),

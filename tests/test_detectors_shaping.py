@@ -203,6 +203,22 @@ def test_the_selected_norm_takes_the_place_of_the_features_length(
     assert score.tolist() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_matched_length_is_on_average_that_of_the_feature(
+    network: Network, seen: ForwardPass
+) -> None:
+    detector = SelectedNorm(match_length=True)
+    assert detector.is_fitted_on_data
+    assert detector.fit_on == "validation"
+    for rows in torch.arange(len(seen.feature)).split(3):
+        detector.update(seen.rows(rows), rows, rows)
+    detector.fit(network)
+    length, norm = detector.shape(seen).norm(dim=1), seen.norm[network.block("selected")].double()
+    assert length.mean().item() == pytest.approx(seen.feature.double().norm(dim=1).mean().item())
+    assert (length / norm).std().item() == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="expected a detector without fit where the length"):
+        SelectedNorm(ReAct(), match_length=True)
+
+
 def test_the_network_goes_on_from_a_rescaled_map(network: Network, seen: ForwardPass) -> None:
     for at, depth in (("1", 2), ("3", 4), ("selected", 2)):
         expected = []

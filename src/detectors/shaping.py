@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from src.detectors.base import Detector, Wrapper, mean_pool
 from src.detectors.logits import Energy
+from src.metrics.statistics import Moments
 from src.network import ForwardPass, Network
 
 SMALLEST_LENGTH = 1e-12  # a map that is zero stays zero
@@ -155,32 +156,85 @@ class SCALE(Shaping):
 class SelectedNorm(Shaping):
     r"""The penultimate feature keeps its direction and takes the selected block's norm as length.
 
-    With the FeatureNorm \(f\) of a block, \(h' = f \, h / \|h\|_2\).
+    With the FeatureNorm \(f\) of a block, \(h' = c f \, h / \|h\|_2\); \(c\) is 1, or the mean of
+    \(\|h\|_2\) over the mean of \(f\) on ID images. A norm may be a hundredth of the feature's
+    length (VGG11); the logits are then those of the head's bias, whatever the image, unless the
+    length is matched.
 
     Args:
         detector: scores the logits: MSP, Energy; Energy unless given.
         at: a block's module path, "selected", or "each_block".
+        match_length: whether ID features keep their mean length.
+
+    Raises:
+        ValueError: if the length is to be matched for a detector that is fitted itself, which
+            would have to wait for it.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, "previous methods with the selected
         norm"; the rule as the authors explain it in
         https://github.com/gist-ailab/block-selection-for-OOD-detection/issues/2.
+    Fitted on:
+        5,000 ID validation images if the length is matched, else none; no labels.
+    Differs:
+        Nothing, unless the length is matched, which is ours.
     """
 
     at: str
 
-    def __init__(self, detector: Detector | None = None, *, at: str = "selected") -> None:
+    def __init__(
+        self,
+        detector: Detector | None = None,
+        *,
+        at: str = "selected",
+        match_length: bool = False,
+    ) -> None:
         super().__init__(detector)
-        self.at = at
+        self.at, self.match_length = at, match_length
+        if match_length:
+            if self.detector.is_fitted_on_data:
+                raise ValueError(
+                    "expected a detector without fit where the length is matched, got "
+                    f"{type(self.detector).__name__}; set match_length=False"
+                )
+            self.fit_on = "validation"
+            self.moments = Moments()
+            self.learns("ratio")
+
+    @property
+    def is_fitted_on_data(self) -> bool:
+        """Whether it matches the length, or the other one wants to see ID images."""
+        return self.match_length or super().is_fitted_on_data
+
+    def norm(self, seen: ForwardPass) -> Tensor:
+        """Returns (B,) norms of the block."""
+        return seen.norm[seen.network.block(self.at)].double()
 
     def shape(self, seen: ForwardPass) -> Tensor:
         """Returns (B, D) features of the block's norm as length; zero stays zero."""
-        norm = seen.norm[seen.network.block(self.at)].double()
-        return norm[:, None] * F.normalize(seen.feature.double(), dim=1)
+        direction = F.normalize(seen.feature.double(), dim=1)
+        length = self.norm(seen) * self.ratio if self.match_length else self.norm(seen)
+        return length[:, None] * direction
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Takes in norms and lengths."""
+        if self.match_length:
+            length = seen.feature.double().norm(dim=1)
+            self.moments.update(torch.stack([length, self.norm(seen)], dim=1))
+        else:
+            super().update(seen, label, index)
+
+    def fit(self, network: Network) -> None:
+        """Finds the ratio of both means."""
+        if self.match_length:
+            length, norm = self.moments.compute().mean
+            self.ratio = length / norm
+        else:
+            super().fit(network)
 
     def extra_repr(self) -> str:
-        """Says where."""
-        return f"at={self.at!r}"
+        """Says where and how."""
+        return f"at={self.at!r}, match_length={self.match_length}"
 
 
 class RescaledMap(Wrapper):
