@@ -29,7 +29,7 @@ def main() -> None:
     both = [key for key in kept if key in new]
     pairs = [pair for key in both for pair in zip(flat(kept[key]), flat(new[key]), strict=True)]
     apart = max(abs(a - b) for a, b in pairs)
-    print(f"{len(pairs)} numbers ({', '.join(both)}): they differ by at most {apart:.1e}")
+    print(f"{len(pairs)} numbers of {len(both) - 2} detectors differ by at most {apart:.1e}")
 
 
 def numbers(metrics: dict[str, Any]) -> dict[str, Any]:
