@@ -5,6 +5,7 @@ __all__ = ["ForwardPass", "Network", "Reader"]
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,23 @@ class ForwardPass:
                 "keep_maps=True, or with read=detector.reads(network)"
             )
         return reader(self.feature_map[block])
+
+    def gradient(self, score: Callable[["ForwardPass"], Tensor]) -> Tensor:
+        """Returns the (B, C, H, W) gradient of each image's score with respect to the image.
+
+        A backward pass, after one more forward pass that all gradients of a batch share; works
+        where gradients are off, as in Lightning's test loop.
+
+        Args:
+            score: pass of the same images -> (B,), of each image alone.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            total = score(self._with_graph).sum()
+            return torch.autograd.grad(total, self._with_graph.image, retain_graph=True)[0]
+
+    @cached_property
+    def _with_graph(self) -> "ForwardPass":
+        return self.network.observe(self.image.clone().requires_grad_())
 
     def rows(self, keep: Tensor) -> "ForwardPass":
         """Returns the pass of the images where the (B,) boolean `keep` is true."""

@@ -334,8 +334,20 @@ def test_the_network_is_run_as_often_as_the_table_says(
     network.net.register_forward_hook(lambda *_: forwards.append(1))
     detector.score(seen)
     assert len(forwards) == score
+    seen = network.observe(id_image)
+    forwards.clear()
     detector.update(seen, torch.zeros(16, dtype=torch.int64), torch.arange(16))
-    assert len(forwards) == score + update
+    assert len(forwards) == update
+
+
+def test_detectors_that_need_gradients_share_a_pass(network: Network, id_image: Tensor) -> None:
+    detectors = [Perturbed(MSP()), Perturbed(FeatureNorm(at="1")), FSSD(combine="last", step=0.1)]
+    alone = [detector.score(network.observe(id_image)) for detector in detectors]
+    seen, forwards = network.observe(id_image), []
+    network.net.register_forward_hook(lambda *_: forwards.append(1))
+    together = [detector.score(seen) for detector in detectors]
+    assert len(forwards) == 1 + len(detectors)
+    assert all(map(torch.equal, together, alone))
 
 
 @every_detector

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
+from operator import methodcaller
 from typing import Literal
 
 import torch
@@ -203,15 +204,8 @@ class FSSD(Detector):
 
     def _moved(self, seen: ForwardPass, pairs: Sequence[tuple[str, Reader]]) -> list[Tensor]:
         """Returns for each block the images, nearer to its singularity."""
-        network = seen.network
-        with torch.inference_mode(False), torch.enable_grad():
-            image = seen.image.clone().requires_grad_()
-            again = network.observe(image, keep_maps=False, read=pairs)
-            gradients = [
-                torch.autograd.grad(again.reading[pair].sum(), image, retain_graph=True)[0]
-                for pair in pairs
-            ]
-        return [seen.image - self.step * standardised(g * network.std) for g in gradients]
+        gradients = [seen.gradient(methodcaller("read", *pair)) for pair in pairs]
+        return [seen.image - self.step * standardised(g * seen.network.std) for g in gradients]
 
     def extra_repr(self) -> str:
         """Names all arguments."""

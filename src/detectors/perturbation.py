@@ -1,8 +1,7 @@
 """Detectors that look at the image a second time, after a small step along a gradient."""
 
-__all__ = ["AdaSCALE", "Perturbed", "gradient_of"]
+__all__ = ["AdaSCALE", "Perturbed"]
 
-from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -11,27 +10,10 @@ from torch import Tensor
 from src.detectors.base import Detector, Wrapper
 from src.detectors.shaping import check_percent, head_of
 from src.metrics.statistics import Bank
-from src.network import ForwardPass, Network, Reader
+from src.network import ForwardPass, Network
 
 PIXELS, STEP = 0.05, 0.5  # share of the image's values that AdaSCALE moves, by how much
 PEAK, SHIFT, WEIGHT = 0.05, 0.01, 10.0  # its k1 and k2, as shares of D, and lambda
-
-
-def gradient_of(
-    score: Callable[[ForwardPass], Tensor],
-    seen: ForwardPass,
-    read: Iterable[tuple[str, Reader]] = (),
-) -> Tensor:
-    """Returns the (B, C, H, W) gradient of each image's score with respect to the image.
-
-    One more forward and one backward pass; works where gradients are off, as in Lightning's test
-    loop.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        image = seen.image.clone().requires_grad_()
-        again = seen.network.observe(image, keep_maps=False, read=read)
-        (gradient,) = torch.autograd.grad(score(again).sum(), image)
-    return gradient
 
 
 class Perturbed(Wrapper):
@@ -70,14 +52,13 @@ class Perturbed(Wrapper):
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) scores of the other detector; two more forward passes and a backward."""
-        network, read = seen.network, tuple(self.detector.reads(seen.network))
-        gradient = gradient_of(self.detector.score, seen, read)
+        gradient = seen.gradient(self.detector.score)
         step = gradient.sign()
         if self.pixels == "largest":
             size = gradient.abs().flatten(1)
             step = step * (size == size.amax(dim=1, keepdim=True)).view_as(step)
-        image = seen.image + self.epsilon * step
-        return self.detector.score(network.observe(image, keep_maps=False, read=read))
+        image, read = seen.image + self.epsilon * step, self.detector.reads(seen.network)
+        return self.detector.score(seen.network.observe(image, keep_maps=False, read=read))
 
     def extra_repr(self) -> str:
         """Names the step."""
@@ -149,7 +130,7 @@ class AdaSCALE(Detector):
 
     def _shift(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) of the paper's Q'."""
-        gradient = gradient_of(lambda again: again.logits.amax(dim=1), seen).flatten(1)
+        gradient = seen.gradient(lambda again: again.logits.amax(dim=1)).flatten(1)
         least = gradient.abs().topk(max(1, round(PIXELS * gradient.shape[1])), largest=False)
         place = least.indices
         step = torch.zeros_like(gradient).scatter(1, place, gradient.gather(1, place).sign())
