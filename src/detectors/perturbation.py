@@ -51,7 +51,7 @@ class Perturbed(Wrapper):
         self.epsilon, self.pixels = epsilon, pixels
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) scores of the other detector; two more forward passes and a backward."""
+        """Returns (B,) scores of the other detector, after a gradient and a forward pass."""
         gradient = seen.gradient(self.detector.score)
         step = gradient.sign()
         if self.pixels == "largest":
@@ -106,7 +106,7 @@ class AdaSCALE(Detector):
         self.learns("shift")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in how far each image shifts; two more forward passes and a backward."""
+        """Takes in how far each image shifts, after a gradient and a forward pass."""
         self.bank.update(self._shift(seen), index)
 
     def fit(self, network: Network) -> None:
@@ -114,7 +114,7 @@ class AdaSCALE(Detector):
         self.shift = self.bank.compute().sort().values
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) energies; two more forward passes and a backward."""
+        """Returns (B,) energies, after a gradient and a forward pass."""
         below = torch.searchsorted(self.shift, self._shift(seen), right=True) / len(self.shift)
         percent = self.low + (1 - below) * (self.high - self.low)
         feature = seen.feature.double()
