@@ -1,17 +1,20 @@
 """The tables of docs/results.md on the paper's networks that src.compare does not have.
 
-python -m bench.cifar10_tables    # of docs/results/cifar10_{short,rules,codec}
+python -m bench.cifar10_tables    # of docs/results/cifar10_{short,codec}
 """
 
 import csv
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
-from typing import Any
+
+from src.compare.rows import MISSING, Row, compare
+from src.compare.runs import METRICS, Run, find_runs
+from src.compare.tables import percent
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
 NETWORKS = ("resnet18", "wrn16_4", "vgg11")
-METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
+SEEDS = {0: "", 1: "_seed1", 2: "_seed2"}  # what the names of files end in
 SELECTIONS = {
     "norm_ratio": "default: held-out images, normalised, border kept",
     "split_training": "default, but training images",
@@ -51,67 +54,77 @@ POSTER = {  # Yu et al., CVPR 2023: (AUROC, FPR95), averages over six sets, alon
 
 def main() -> None:
     """Prints them in Markdown."""
+    found = rows("cifar10_short")
     for network in NETWORKS:
         print(f"\n**{network}**\n")
-        set_by_set(detectors("cifar10_short", network))
+        set_by_set(found[network])
     print("\n### The selection, measured otherwise\n")
     selections()
     print('\n### Which rule is "with the selected norm"\n')
-    rules()
+    rules(found)
     print("\n### Codec and cut of Textures\n")
     codec()
 
 
-def detectors(folder: str, network: str) -> dict[str, Any]:
-    """Returns detector -> set -> metric of an evaluation, {} if there is none."""
-    file = RESULTS / folder / f"{network}.json"
-    return dict(json.loads(file.read_text())["detectors"]) if file.exists() else {}
+def rows(folder: str) -> dict[str, Row]:
+    """Returns network -> its evaluations, over seeds."""
+    return {row.network: row for row in compare(*find_runs([RESULTS / folder])).rows}
 
 
-def row(*cells: object) -> None:
-    """Prints a row."""
+def line(*cells: object) -> None:
+    """Prints a row of a table."""
     print("|", " | ".join(map(str, cells)), "|")
 
 
 def head(*titles: str) -> None:
     """Prints titles and the line below them."""
-    row(*titles)
+    line(*titles)
     print("|" + "---|" * len(titles))
 
 
-def set_by_set(found: dict[str, Any]) -> None:
+def set_by_set(row: Row) -> None:
     """AUROC, and below it FPR95 of both meanings, for each detector and set."""
-    sets = list(found["msp"])
-    best = {name: max(scores[name]["auroc"] for scores in found.values()) for name in sets}
+    run = row.runs[0]
+    sets = list(run.results["msp"])
+    auroc = {
+        (name, source): sample.mean
+        for name in run.detectors
+        for source in sets
+        if (sample := row.score(name, "auroc", source))
+    }
+    best = {source: max(auroc[name, source] for name in run.detectors) for source in sets}
     head("detector", *sets)
-    for detector, scores in found.items():
-        if "@" in detector:
-            continue
+    for name in run.detectors:
         cells = []
-        for name in sets:
-            auroc, id_pos, ood_pos = (f"{100 * scores[name][metric]:.1f}" for metric in METRICS)
-            bold = "**" if scores[name]["auroc"] == best[name] else ""
-            cells.append(f"{bold}{auroc}{bold}<br>{id_pos} / {ood_pos}")
-        row(f"`{detector}`", *cells)
+        for source in sets:
+            first, *fpr95 = (percent(row.score(name, metric, source), row) for metric in METRICS)
+            bold = "**" if auroc[name, source] == best[source] else ""
+            cells.append(f"{bold}{first}{bold}<br>{' / '.join(fpr95)}")
+        line(f"`{name}`", *cells)
 
 
 def selections() -> None:
     """NormRatio of all blocks under each way of measuring it."""
-    head("network", "selection", "selected", "ratio of the blocks, by depth")
+    head("network", "seed", "selection", "selected", "ratio of the blocks, by depth")
     for network in NETWORKS:
-        for name, title in SELECTIONS.items():
-            file = RESULTS / f"cifar10_short/{network}_{name}.csv"
-            if not file.exists():
-                continue
-            lines = list(csv.DictReader(file.open()))
-            lines = [line for line in lines if line["epoch"] == lines[-1]["epoch"]]
-            selected = next(line for line in lines if line["selected"] == "1")
-            ratios = [f"{float(line['ratio']):.3f}" for line in lines]
-            ratios[lines.index(selected)] = f"**{ratios[lines.index(selected)]}**"
-            row(network, title, f"`{selected['block']}`", " ".join(ratios))
+        for seed, name, blocks in measured(network):
+            selected = next(block for block in blocks if block["selected"] == "1")
+            ratios = [f"{float(block['ratio']):.3f}" for block in blocks]
+            ratios[blocks.index(selected)] = f"**{ratios[blocks.index(selected)]}**"
+            line(network, seed, SELECTIONS[name], f"`{selected['block']}`", " ".join(ratios))
 
 
-def rules() -> None:
+def measured(network: str) -> Iterator[tuple[int, str, list[dict[str, str]]]]:
+    """Yields seed, way and the blocks of the last epoch of each selection there is."""
+    for seed, ending in SEEDS.items():
+        for name in SELECTIONS:
+            file = RESULTS / f"cifar10_short/{network}{ending}_{name}.csv"
+            if file.exists():
+                blocks = list(csv.DictReader(file.open()))
+                yield seed, name, [b for b in blocks if b["epoch"] == blocks[-1]["epoch"]]
+
+
+def rules(found: dict[str, Row]) -> None:
     """What MSP, ODIN and Energy gain by each rule, and how far that is from what they gain there.
 
     The last column: mean over MSP and Energy, which all rules have, of the distance between the
@@ -119,33 +132,39 @@ def rules() -> None:
     """
     head("network", "rule", "MSP", "ODIN", "Energy", "FeatureNorm alone", "gain off the poster's")
     for network in NETWORKS:
-        found = detectors("cifar10_rules", network) | detectors("cifar10_short", network)
+        row = found[network]
         alone, with_norm = POSTER[network].values()
         for rule, title in RULES.items():
-            cells = [average(found, rule.format(name)) for name in ("msp", "odin", "energy")]
+            cells = [average(row, rule.format(name)) for name in ("msp", "odin", "energy")]
             if rule == "{}":
-                row(network, title, *cells, average(found, "featurenorm"), "")
+                line(network, title, *cells, average(row, "featurenorm"), "")
                 continue
             off = [
-                abs(
-                    100 * found[rule.format(name)]["average"]["auroc"]
-                    - 100 * found[name]["average"]["auroc"]
-                    - (with_norm[column][0] - alone[column][0])
-                )
-                for name, column in (("msp", 0), ("energy", 2))
+                abs(gain(row, name, rule.format(name)) - (with_norm[at][0] - alone[at][0]))
+                for name, at in (("msp", 0), ("energy", 2))
             ]
-            row(network, title, *cells, "", f"{mean(off):.1f}")
+            line(network, title, *cells, "", f"{mean(off):.1f}")
         for title, pairs in POSTER[network].items():
             cells = [f"{auroc:.1f} / {fpr95:.1f}" for auroc, fpr95 in pairs]
-            row(network, title, *cells, *[""] * (5 - len(cells)))
+            line(network, title, *cells, *[""] * (5 - len(cells)))
 
 
-def average(found: dict[str, Any], detector: str) -> str:
-    """Returns AUROC / FPR95 with ID positive, "-" if it was not measured."""
-    if detector not in found:
-        return "-"
-    scores = found[detector]["average"]
-    return f"{100 * scores['auroc']:.1f} / {100 * scores['fpr95_id_pos']:.1f}"
+def average(row: Row, detector: str) -> str:
+    """Returns AUROC / FPR95 with ID positive."""
+    shown = [percent(row.score(detector, metric), row) for metric in METRICS[:2]]
+    return MISSING if MISSING in shown else " / ".join(shown)
+
+
+def gain(row: Row, before: str, after: str) -> float:
+    """Returns by how much the average AUROC is larger, in percent, where both were scored."""
+
+    def gained(run: Run) -> float | None:
+        ours = run.score(before, "auroc"), run.score(after, "auroc")
+        return None if None in ours else 100 * (ours[1] - ours[0])
+
+    sample = row.sample(gained)
+    assert sample
+    return sample.mean
 
 
 def codec() -> None:
@@ -157,14 +176,15 @@ def codec() -> None:
         ("squash", "no JPEG"): "plain",
     }
     head("network", "benchmark's", *(f"{cut}, {encoding}" for cut, encoding in ways))
-    for network in NETWORKS:
-        found = {name: detectors("cifar10_codec", f"{network}_{name}") for name in ways.values()}
-        if not all(found.values()):
-            continue
-        scores = [detectors("cifar10_short", network)["featurenorm"]["textures"]]
+    for network in ("resnet18", "vgg11"):
+        runs = {
+            name: Run(RESULTS / f"cifar10_codec/{network}_{name}.json") for name in ways.values()
+        }
+        kept = Run(RESULTS / f"cifar10_short/{network}.json")
+        scores = [kept.score("featurenorm", "auroc", "textures")]
         for (cut, _), name in ways.items():
-            scores.append(found[name]["featurenorm"][f"textures_{cut}"])
-        row(network, *(f"{100 * score['auroc']:.1f}" for score in scores))
+            scores.append(runs[name].score("featurenorm", "auroc", f"textures_{cut}"))
+        line(network, *(f"{100 * score:.1f}" for score in scores))
 
 
 if __name__ == "__main__":
