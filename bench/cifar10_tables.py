@@ -54,7 +54,7 @@ POSTER = {  # Yu et al., CVPR 2023: (AUROC, FPR95), averages over six sets, alon
 
 def main() -> None:
     """Prints them in Markdown."""
-    found = rows("cifar10_short")
+    found = {row.network: row for row in compare(*find_runs([RESULTS / "cifar10_short"])).rows}
     for network in NETWORKS:
         print(f"\n**{network}**\n")
         set_by_set(found[network])
@@ -64,11 +64,6 @@ def main() -> None:
     rules(found)
     print("\n### Codec and cut of Textures\n")
     codec()
-
-
-def rows(folder: str) -> dict[str, Row]:
-    """Returns network -> its evaluations, over seeds."""
-    return {row.network: row for row in compare(*find_runs([RESULTS / folder])).rows}
 
 
 def line(*cells: object) -> None:
