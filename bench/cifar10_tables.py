@@ -152,14 +152,8 @@ def average(row: Row, detector: str) -> str:
 
 def gain(row: Row, before: str, after: str) -> float:
     """Returns by how much the average AUROC is larger, in percent, where both were scored."""
-
-    def gained(run: Run) -> float | None:
-        ours = run.score(before, "auroc"), run.score(after, "auroc")
-        return None if None in ours else 100 * (ours[1] - ours[0])
-
-    sample = row.sample(gained)
-    assert sample
-    return sample.mean
+    pairs = [(run.score(before, "auroc"), run.score(after, "auroc")) for run in row.runs]
+    return 100 * mean(new - old for old, new in pairs if old is not None and new is not None)
 
 
 def codec() -> None:
@@ -172,13 +166,11 @@ def codec() -> None:
     }
     head("network", "benchmark's", *(f"{cut}, {encoding}" for cut, encoding in ways))
     for network in ("resnet18", "vgg11"):
-        runs = {
-            name: Run(RESULTS / f"cifar10_codec/{network}_{name}.json") for name in ways.values()
-        }
         kept = Run(RESULTS / f"cifar10_short/{network}.json")
-        scores = [kept.score("featurenorm", "auroc", "textures")]
+        scores = [kept.results["featurenorm"]["textures"]["auroc"]]
         for (cut, _), name in ways.items():
-            scores.append(runs[name].score("featurenorm", "auroc", f"textures_{cut}"))
+            run = Run(RESULTS / f"cifar10_codec/{network}_{name}.json")
+            scores.append(run.results["featurenorm"][f"textures_{cut}"]["auroc"])
         line(network, *(f"{100 * score:.1f}" for score in scores))
 
 
