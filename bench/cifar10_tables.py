@@ -14,7 +14,7 @@ from src.compare.tables import percent
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
 NETWORKS = ("resnet18", "wrn16_4", "vgg11")
-SEEDS = {0: "", 1: "_seed1", 2: "_seed2"}  # what the names of files end in
+SEEDS = {0: "", 1: "_seed1"}  # what the names of files end in
 SELECTIONS = {
     "norm_ratio": "default: held-out images, normalised, border kept",
     "split_training": "default, but training images",
