@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from src.data import Batch, ImageData, ImageSet
 from src.models import resnet18
 from src.network import Network
-from src.run import quiet_lightning
+from src.run.trainer import quiet_lightning
 
 
 class RandomImages:

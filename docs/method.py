@@ -16,12 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from src.columns import chosen_detector
-from src.figures import save_figure
-from src.history import History, read_history
 from src.metrics import Scores
-from src.palette import COLORS, GREY, PALE, SELECTED, STYLE
-from src.pretrained import load_network
+from src.records.columns import chosen_detector
+from src.records.history import History, read_history
+from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE
+from src.report.figures import save_figure
+from src.run.pretrained import load_network
 
 ID, OOD = COLORS[0], COLORS[3]
 FIGURE = Path(__file__).parent / "figures" / "method.png"

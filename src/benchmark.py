@@ -12,11 +12,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from src.atomic import try_to_write
 from src.data.datasets import Batch
 from src.detectors import Detector, expand_blocks
 from src.metrics.score_table import Scores, ScoreTable
 from src.network import ForwardPass, Network
+from src.records.atomic import try_to_write
 
 
 def digest(network: Network) -> str:

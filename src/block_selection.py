@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.atomic import try_to_write
 from src.data.datasets import Batch
 from src.metrics.norm_ratio import NormRatio
+from src.metrics.stability import SelectionStability
 from src.network import Network
-from src.selection_stability import FILE, SelectionStability
+from src.records.atomic import try_to_write
+from src.records.history import STABILITY
 
 log = logging.getLogger(__name__)
 LOGGED = {"ratio": "norm_ratio", "norm_id": "norm_id", "norm_pseudo_ood": "norm_pseudo_ood"}
@@ -162,7 +163,9 @@ class BlockSelection(L.Callback):
                 self._keep(self.history, trainer.current_epoch, network, mean)
                 if self._repeated is not None:
                     text = json.dumps(self.stability, indent=2) + "\n"
-                    try_to_write(self.history.with_name(FILE), lambda path: path.write_text(text))
+                    try_to_write(
+                        self.history.with_name(STABILITY), lambda path: path.write_text(text)
+                    )
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException

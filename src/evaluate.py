@@ -16,30 +16,28 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.table import Table
-
-if TYPE_CHECKING:
-    from src.network import Network
 
 
 def evaluate(cfg: DictConfig) -> None:
     """Rebuilds network and data, selects a block if need be, benchmarks in `cfg.run_dir`."""
     from src.benchmark import Benchmark
-    from src.checkpoint import load_checkpoint, load_state
     from src.classifier import Classifier
-    from src.pretrained import local_file, without_weights
-    from src.report import selection_table
-    from src.report_media import log_selection
-    from src.run import id_images, new_trainer, report, seed_everything, show
-    from src.run_directory import is_finished, resumed
-    from src.targets import check_installed, check_targets
+    from src.records.console import show
+    from src.report.media import log_selection
+    from src.report.tables import block_list, selection_table
+    from src.run.checkpoint import load_checkpoint, load_state
+    from src.run.configuration import check_trained, complete, id_images, without_weights
+    from src.run.directory import is_finished, resumed
+    from src.run.pretrained import local_file
+    from src.run.session import report
+    from src.run.targets import check_installed, check_targets
+    from src.run.trainer import new_trainer, seed_everything
 
     if is_finished(cfg):
         return
@@ -104,68 +102,6 @@ def evaluate(cfg: DictConfig) -> None:
     data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
     trainer.test(benchmark, datamodule=data, verbose=False)
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
-
-
-def complete(cfg: DictConfig, trained: dict[str, Any], asked: list[str]) -> DictConfig:
-    """Returns the configuration of the training with what is asked for now in its place.
-
-    Args:
-        cfg: configuration composed now.
-        trained: configuration of the training.
-        asked: keys and groups that the command line names.
-
-    Raises:
-        ValueError: if an experiment is asked for, which would be another training.
-    """
-    from src.pretrained import without_weights
-
-    if other := {"experiment", "debug"} & set(asked):
-        raise ValueError(
-            f"expected a checkpoint or an experiment, got checkpoint and {', '.join(other)}; "
-            "choose single groups beside a checkpoint: data=, selection=, detectors=, trainer="
-        )
-    complete = OmegaConf.create(trained)
-    with open_dict(complete):
-        for key in (*asked, "benchmark", "logger", "job_type", "group", "run_dir", "checkpoint"):
-            group, _, last = key.rpartition(".")
-            if last in (OmegaConf.select(cfg, group) if group else cfg):
-                OmegaConf.update(complete, key, OmegaConf.select(cfg, key), merge=False)
-            else:  # asked for with a tilde, or a group that is empty
-                (OmegaConf.select(complete, group) if group else complete).pop(last, None)
-        complete.net = without_weights(complete.net)  # those of the checkpoint follow
-    return complete
-
-
-def check_trained(cfg: DictConfig) -> None:
-    """Refuses to benchmark a network of random weights.
-
-    Raises:
-        ValueError: if a network of ours or of torchvision is to be built without weights.
-    """
-    builder: str = cfg.net.net._target_
-    if cfg.net.get("weights") is None and builder.startswith(("src.models", "torchvision.models")):
-        raise ValueError(
-            f"expected a trained network, got neither a checkpoint nor weights of {builder}; "
-            "set checkpoint=<file of src.train>, or net.weights=<file or name in torchvision>"
-        )
-
-
-def block_list(network: "Network") -> Table:
-    """Returns one row per block: path, class, shape (C, H, W) of its map, stride, layout."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("block", "class", "shape", "stride", "layout"):
-        table.add_column(column, justify="right" if column == "stride" else "left")
-    for path, place in network.places.items():
-        layout = place.layout.replace("_", " ")
-        if place.class_tokens:
-            noun = "class token" if place.class_tokens == 1 else "class tokens"
-            layout += f", {place.class_tokens} {noun} left out"
-        if place.overwritten:
-            layout += ", overwritten in place"
-        shape = " x ".join(map(str, place.shape))
-        kind = type(network.net.get_submodule(path)).__name__
-        table.add_row(path, kind, shape, str(place.stride), layout)
-    return table
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")

@@ -5,35 +5,15 @@ __all__ = ["main", "release"]
 import argparse
 import hashlib
 import json
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from src.records.atomic import write_whole
+from src.report.model_card import Released, card, portable
 
-from src.atomic import write_whole
-from src.columns import PER_BLOCK
-from src.data.registry import known
-from src.page import described, set_rows
-
-TEMPLATES = Path(__file__).parent
-COMPOSED_ANEW = ("run_dir", "resume", "logger", "group", "job_type", "run_name")  # by src.evaluate
-ROOTS = ("data_dir", "run_dir")  # what other places begin with
 INPUT = ("network.mean", "network.std")  # which `net.weights` takes from the configuration
-# an absolute path, at the start of a word or behind a sign of Hydra's
-PLACE = re.compile(r"(^|[=:,\[{'\" ])(?:~|/(?!/))[^,'\"\]}]*")
-
-
-class Released(NamedTuple):
-    """A file of weights."""
-
-    path: Path
-    size: float  # MB
-    digest: str  # SHA-256, hexadecimal
 
 
 def release(run_dir: Path, output: Path) -> Released:
@@ -55,7 +35,7 @@ def release(run_dir: Path, output: Path) -> Released:
     """
     import torch
 
-    from src.checkpoint import load_checkpoint
+    from src.run.checkpoint import load_checkpoint
 
     for needed in ("metrics.json", "checkpoints/last.ckpt"):
         if not (run_dir / needed).is_file():
@@ -85,35 +65,6 @@ def release(run_dir: Path, output: Path) -> Released:
     return released
 
 
-def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of a run without the places of its machine.
-
-    What lies in the folder of the data or of the run follows `data_dir` and `run_dir` again, which
-    a resumed run has resolved; of any other absolute path its last part is kept.
-    """
-    roots = {key: str(config[key]) for key in ROOTS if key in config}
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: moved(each) for key, each in value.items()}
-        if isinstance(value, list):
-            return [moved(each) for each in value]
-        if not isinstance(value, str):
-            return value
-        for key, root in roots.items():
-            if value.startswith(f"{root}/"):
-                return f"${{{key}}}/{value.removeprefix(f'{root}/')}"
-        return Path(value).name if value.startswith(("/", "~")) else value
-
-    kept = {key: moved(value) for key, value in config.items() if key not in COMPOSED_ANEW}
-    return kept | {"data_dir": "data"}
-
-
-def without_places(command: str) -> str:
-    """Returns a command with PATH for each absolute path."""
-    return shlex.join(PLACE.sub(r"\1PATH", word) for word in shlex.split(command))
-
-
 def halved(state: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a state dict with its weights in float16; counters, selection, input as they are.
 
@@ -132,36 +83,6 @@ def halved(state: Mapping[str, Any]) -> dict[str, Any]:
                     "which half precision cannot hold; give the checkpoint of the run itself"
                 )
     return half
-
-
-def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file: Released) -> str:
-    """Returns the model card, Markdown.
-
-    Args:
-        metrics: of the run.
-        saved: its `config.yaml`, which has the command in its first line.
-        state: what is given away.
-        file: where it is.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["described"] = described
-    first = saved.partition("\n")[0]
-    config = portable(yaml.safe_load(saved))
-    trained_on = config["data"]["train"].get("known")
-    return environment.get_template("model_card.md.j2").render(
-        metrics=metrics,
-        config=config,
-        command=without_places(first.removeprefix("# ")) if first.startswith("# ") else "",
-        input={key: state[f"network.{key}"].flatten().tolist() for key in ("mean", "std")},
-        image_shape=config["net"].get("image_shape", (3, 32, 32)),  # as Network's own default
-        sets=set_rows(metrics, config["data"]),
-        images=known(trained_on) if trained_on else None,
-        detectors={n: row for n, row in metrics["detectors"].items() if PER_BLOCK not in n},
-        file=file,
-    )
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,19 +24,13 @@ from omegaconf import DictConfig, OmegaConf
 def train(cfg: DictConfig) -> None:
     """Runs one experiment and leaves its results in `cfg.run_dir`."""
     from src.benchmark import Benchmark
-    from src.checkpoint import load_checkpoint
     from src.classifier import Classifier
-    from src.run import (
-        after_fit,
-        callbacks,
-        check_saved,
-        id_images,
-        new_trainer,
-        report,
-        seed_everything,
-    )
-    from src.run_directory import is_finished, resumed
-    from src.targets import check_installed
+    from src.run.checkpoint import load_checkpoint
+    from src.run.configuration import id_images
+    from src.run.directory import is_finished, resumed
+    from src.run.session import after_fit, check_saved, report
+    from src.run.targets import check_installed
+    from src.run.trainer import callbacks, new_trainer, seed_everything
 
     if is_finished(cfg):
         return

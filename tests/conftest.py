@@ -17,7 +17,8 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-REPOSITORY = Path(__file__).parent.parent
+from tests import REPOSITORY
+
 # what a launcher, W&B or Lightning leave in the environment; it would change what a test starts
 FOREIGN = (
     "WANDB_",

@@ -1,68 +1,57 @@
-"""The arrows of DESIGN section 3: who may import whom, and what every module has."""
+"""The rooms of src/, the arrows between them, and what every module has.
+
+python -m tests.test_architecture    prints rooms and arrows, from the door down
+"""
 
 import ast
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import src
+from tests import REPOSITORY
 
-ROOT = Path(__file__).parent.parent
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
-# (the longest prefix of a module's name counts) -> modules of ours that it may import
-MAY_IMPORT = {
-    "src.counter_random": (),
-    "src.models": ("src.models",),
-    "src.metrics": ("src.metrics", "src.counter_random"),
-    "src.tracing": (),
-    "src.blocks": ("src.tracing",),
-    "src.weights": (),
-    "src.network": ("src.blocks", "src.metrics", "src.tracing", "src.weights"),
-    "src.detectors": ("src.detectors", "src.network", "src.metrics", "src.counter_random"),
-    "src.data": ("src.data", "src.counter_random"),
-    "src.data.registry": (),
-    "src.data.download": ("src.data.registry",),
-    "src.data.pseudo_ood": ("src.counter_random",),
-    "src.palette": (),
-    "src.columns": (),
-    "src.history": (),
-    "src.compare": ("src.compare", "src.columns", "src.palette"),
-    "src.search": ("src.search", "src.compare"),
+# room -> the rooms that it may import, from the door down: no arrow runs up
+ROOMS = {
+    "train": ("run", "benchmark", "classifier"),
+    "evaluate": ("run", "report", "benchmark", "classifier", "records"),
+    "release": ("run", "report", "records"),
+    "page": ("report",),
+    "run": ("report", "benchmark", "classifier", "loggers", "data", "network", "records"),
+    "search": ("records",),
+    "compare": ("records",),
+    "report": ("loggers", "network", "data", "metrics", "records"),
+    "benchmark": ("detectors", "network", "data", "metrics", "records"),
+    "block_selection": ("network", "data", "metrics", "records"),
+    "classifier": ("network", "data"),
+    "detectors": ("network", "metrics", "counter_random"),
+    "loggers": ("records",),
+    "network": ("metrics",),
+    "data": ("records", "counter_random"),
+    "models": (),
+    "metrics": ("counter_random",),
+    "records": (),
+    "counter_random": (),
 }
-FRAMEWORK_FREE = (
-    "src.counter_random",
-    "src.models",
-    "src.metrics",
-    "src.blocks",
-    "src.tracing",
-    "src.weights",
-    "src.network",
-    "src.detectors",
+FRAMEWORK_FREE = ("counter_random", "models", "metrics", "network", "detectors", "records")
+# the only places that know Hydra: entry points, the life of a run, and the end of a sweep
+HYDRA = (
+    *("src.train", "src.evaluate", "src.run", "src.data.__main__"),
+    *("src.search.__main__", "src.search.space", "src.compare.sweep"),
 )
-ENTRY_POINTS = (
-    "src.train",
-    "src.evaluate",
-    "src.run",
-    "src.run_directory",
-    "src.pretrained",
-    "src.data.__main__",
-    "src.compare.__main__",
-    "src.search.__main__",
-    "src.search.space",
-    "src.sweep",
-)
-
 MODULES = sorted(
     {module.name for module in pkgutil.walk_packages(src.__path__, "src.")} - {"src.__main__"}
 )
 
 
 def file_of(module: str) -> Path:
-    path = ROOT.joinpath(*module.split("."))
+    path = REPOSITORY.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
@@ -97,28 +86,48 @@ def imports(module: str, *, nested: bool = True) -> set[str]:
     return names
 
 
+def arrows() -> dict[str, set[str]]:
+    """room -> the rooms that its modules import."""
+    found: dict[str, set[str]] = {}
+    for module in MODULES:
+        room = module.split(".")[1]
+        ours = {name.split(".")[1] for name in imports(module) if name.startswith("src.")}
+        found[room] = found.get(room, set()) | (ours - {room})
+    return found
+
+
 def test_every_module_is_looked_at() -> None:
-    files = set((ROOT / "src").rglob("*.py")) - {ROOT / "src/__init__.py"}
+    files = set((REPOSITORY / "src").rglob("*.py")) - {REPOSITORY / "src/__init__.py"}
     assert {file_of(module) for module in MODULES} == files
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_run_one_way(module: str) -> None:
-    ours = {name for name in imports(module) if is_within(name, ("src",))}
-    rules = [prefix for prefix in MAY_IMPORT if is_within(module, (prefix,))]
-    if rules:
-        allowed = MAY_IMPORT[max(rules, key=len)]
-        assert not {name for name in ours if not is_within(name, allowed)}
-    if not is_within(module, ENTRY_POINTS):
-        assert not {name for name in ours if is_within(name, ENTRY_POINTS)}
+def test_the_house_has_these_rooms_and_arrows_and_no_others() -> None:
+    assert {room: sorted(to) for room, to in arrows().items()} == {
+        room: sorted(to) for room, to in ROOMS.items()
+    }
+
+
+def test_no_arrow_runs_up() -> None:
+    floor = list(ROOMS)
+    assert not [
+        (room, to) for room in ROOMS for to in ROOMS[room] if floor.index(to) < floor.index(room)
+    ]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_modules_of_a_room_do_not_import_each_other_in_circles(room: str) -> None:
+    inside = [module for module in MODULES if is_within(module, (f"src.{room}",))]
+    tuple(TopologicalSorter({m: imports(m) & set(inside) for m in inside}).static_order())
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_frameworks_stay_where_they_belong(module: str) -> None:
     roots = {name.split(".")[0] for name in imports(module)}
-    if is_within(module, FRAMEWORK_FREE):
+    if module.split(".")[1] in FRAMEWORK_FREE:
         assert not roots & FRAMEWORKS
-    if not is_within(module, ENTRY_POINTS):
+    if module.split(".")[1] == "records":
+        assert "torch" not in roots
+    if not is_within(module, HYDRA):
         assert not roots & {"hydra", "omegaconf"}
     assert "wandb" not in {name.split(".")[0] for name in imports(module, nested=False)}
 
@@ -132,3 +141,10 @@ def test_a_module_imports_and_says_what_is_public_and_what_it_is(module: str) ->
         value = getattr(loaded, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             assert value.__doc__, f"{module}.{name}"
+
+
+if __name__ == "__main__":
+    found = arrows()
+    for room in ROOMS:
+        print(f"{room} -> {', '.join(to for to in ROOMS if to in found[room]) or 'nothing'}")  # noqa: T201
+    print(f"{len(found)} rooms, {sum(map(len, found.values()))} arrows")  # noqa: T201

@@ -15,10 +15,10 @@ import pytest
 
 from src.data import ImageFolder
 from src.data.verify import contents
+from tests import REPOSITORY
 
-ROOT = Path(__file__).parent.parent
 HYDRA = ("src.train", "src.evaluate", "src.data")
-OTHERS = ("src.compare", "src.search", "src.page", "src.release")
+OTHERS = ("src.compare", "src.search", "src.report", "src.release")
 COMMANDS = [
     *[(module, "--help") for module in (*HYDRA, *OTHERS)],
     *[(module, "--cfg", "job") for module in HYDRA],
@@ -32,7 +32,7 @@ def test_what_needs_no_torch_imports_none(command: tuple[str, ...]) -> None:
     environment = os.environ | {"COMP_LINE": f"{command[0]} data=open"}
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *command],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert command[0] in done.stdout or "data" in done.stdout
@@ -48,7 +48,7 @@ def test_what_needs_no_torch_imports_none(command: tuple[str, ...]) -> None:
         ("python -m src.data benchmark=paper_", ["paper_cifar10", "paper_imagenet"]),
         ("torchrun -m src.train data=digits trainer.max", ["trainer.max_epochs="]),
         ("python -m src.search --tri", ["--trials"]),
-        ("python -m src.page lo", []),  # files: the shell's own
+        ("python -m src.report lo", []),  # files: the shell's own
         ("python script.py da", []),
     ],
 )
@@ -60,7 +60,7 @@ def test_the_shell_completes(line: str, offered: list[str]) -> None:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True
+        ["bash", "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
     assert done.stdout.split() == offered, done.stderr
 

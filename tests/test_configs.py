@@ -16,8 +16,9 @@ from PIL import Image
 from src.benchmark import Benchmark
 from src.block_selection import BlockSelection
 from src.classifier import Classifier
+from tests import REPOSITORY
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = REPOSITORY / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 FOLDERS = (
     *("data=cifar10_folder", "data.train.sample=20", "data.test.sample=20"),

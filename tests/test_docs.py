@@ -17,9 +17,9 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.search.space import split
+from tests import REPOSITORY
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 CONFIGS = {"src.train": "train", "src.evaluate": "evaluate", "src.data": "prepare"}
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|&& )(?:python|torchrun|srun)[^&]* -m (src|bench|docs)\b")
@@ -50,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Links]:
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return {path: Links(path) for path in folder.glob("*.html")}
@@ -80,7 +80,7 @@ def test_the_readme_leads_somewhere(site: dict[Path, Links]) -> None:
     built = {path.stem: page for path, page in site.items()}
     for goal in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", PAGES[0].read_text()):
         file, place = goal
-        assert (ROOT / file).exists(), goal
+        assert (REPOSITORY / file).exists(), goal
         assert not place or place in built[Path(file).stem].places, goal
 
 
@@ -98,11 +98,11 @@ def commands() -> Iterator[tuple[str, str]]:
                 for line in text.replace("\\\n", " ").splitlines():
                     if COMMAND.search(line):
                         yield page.name, line
-    for path in (*ROOT.glob("src/**/*.py"), *ROOT.glob("conf/**/*.yaml")):
+    for path in (*REPOSITORY.glob("src/**/*.py"), *REPOSITORY.glob("conf/**/*.yaml")):
         for line in path.read_text().splitlines():
             command = re.split(r" {2,}", line.removeprefix("# "))[0]  # what it does comes behind
             if COMMAND.match(command):
-                yield str(path.relative_to(ROOT)), command
+                yield str(path.relative_to(REPOSITORY)), command
 
 
 def words_of(lines: list[str]) -> list[list[str]]:
@@ -136,7 +136,7 @@ def check_overrides(config: str, overrides: list[str]) -> None:
         if override.is_sweep_override():
             first, *others = override.sweep_string_iterator()
             asked.append(f"{override.key_or_group}={first}")
-            group = ROOT / "conf" / str(override.key_or_group)
+            group = REPOSITORY / "conf" / str(override.key_or_group)
             for value in others if group.is_dir() else ():
                 assert (group / f"{value}.yaml").is_file(), value
         else:
@@ -146,7 +146,7 @@ def check_overrides(config: str, overrides: list[str]) -> None:
 
 def test_every_documented_command_is_one() -> None:
     assert len(DOCUMENTED) > 100
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         for (page, line), words in zip(
             DOCUMENTED, words_of([line for _, line in DOCUMENTED]), strict=True
         ):
@@ -172,16 +172,16 @@ def check(module: str, arguments: list[str]) -> None:
         fixed, space = split(asked.override, defaults["space"])
         check_composes("train", *fixed, *(f"{key}=1" for key in space))
     elif module.startswith("src."):
-        name = f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module
+        name = f"{module}.__main__" if (REPOSITORY / module.replace(".", "/")).is_dir() else module
         importlib.import_module(name).parser().parse_args(arguments)
     else:
-        source = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text()
+        source = REPOSITORY.joinpath(*module.split(".")).with_suffix(".py").read_text()
         for option in arguments:
             assert not option.startswith("--") or f'"{option}"' in source, option
 
 
 def test_every_target_of_make_is_one() -> None:
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
     for page in PAGES:
         for target in re.findall(r"(?:^|`|&& )make ([\w./-]+)", page.read_text(), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile.replace("$(VENV)", ".venv"), re.MULTILINE)
@@ -190,7 +190,7 @@ def test_every_target_of_make_is_one() -> None:
 @pytest.mark.parametrize("page", ["add_detector", "faq"])
 def test_documented_code_runs(page: str, finished_run: Path) -> None:
     (code,) = [
-        text for language, text in snippets(ROOT / f"docs/{page}.md") if language == "python"
+        text for language, text in snippets(REPOSITORY / f"docs/{page}.md") if language == "python"
     ]
     names: dict[str, object] = {}
     exec(code.replace("logs/quickstart/TIME", str(finished_run)), names)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models import mobilenet_v3_large
 
-from src.history import read_history
+from src.records.history import read_history
 
 
 def test_weights_of_a_run_give_its_selection_and_its_scores(

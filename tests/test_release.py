@@ -20,8 +20,9 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from src.pretrained import load_network, local_file, released_networks, without_weights
 from src.release import Released, halved, main, release
+from src.run.configuration import without_weights
+from src.run.pretrained import load_network, local_file, released_networks
 
 
 @pytest.fixture(scope="module")

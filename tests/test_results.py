@@ -6,8 +6,9 @@ import pytest
 
 from bench import cifar10_tables
 from src.compare import __main__ as compare
+from tests import REPOSITORY
 
-PAGE = Path(__file__).parents[1] / "docs/results.md"
+PAGE = REPOSITORY / "docs/results.md"
 
 
 def tables(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from src.metrics import ood_metrics
-from tests.wandb_records import inspect
+from tests.loggers.wandb_records import inspect
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
 COUNTS = {"id": 251, "digits_7_to_9": 533, "photographs": 500, "noise": 500}

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from src.compare.output import say, show, write
+from src.compare.output import show, write
 from src.compare.paper import read_paper
 from src.compare.rows import compare
 from src.compare.runs import find_runs
+from src.records.console import say
 
 
 def parser() -> argparse.ArgumentParser:

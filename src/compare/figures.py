@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from src.compare.rows import Row, Rows
 from src.compare.tables import best_detectors, short_names
-from src.palette import COLORS, GREY, SELECTED, STYLE
+from src.records.palette import COLORS, GREY, SELECTED, STYLE
 
 INK = "#123456"  # stands for the color of the page's text
 WIDTH = 3.9  # inches: letters of 8 points keep their size on a phone

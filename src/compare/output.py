@@ -1,6 +1,6 @@
 """Tables of a comparison on the terminal, as CSV, Markdown, LaTeX and one HTML page."""
 
-__all__ = ["say", "show", "write"]
+__all__ = ["show", "write"]
 
 import csv
 import re
@@ -12,6 +12,7 @@ from src.compare.paper import Paper
 from src.compare.rows import MISSING, Row, Rows, Sample
 from src.compare.runs import METRICS
 from src.compare.tables import UNIT, Table, best_detectors, notes_of, tables
+from src.records.console import say
 
 SHOWN = 6  # detectors in the terminal: more columns do not fit
 LATEX = {
@@ -53,13 +54,6 @@ def show(
         console.print(printed)
     for note in notes_of(found, shown, paper):
         say(note)
-
-
-def say(text: str) -> None:
-    """Prints a line as it is."""
-    from rich.console import Console
-
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def write(

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from src.columns import PER_BLOCK
+from src.records.columns import PER_BLOCK
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")

@@ -17,10 +17,10 @@ from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
-from src.columns import PER_BLOCK
 from src.compare.paper import Paper
 from src.compare.rows import MISSING, Row, Rows, Sample
 from src.compare.runs import METRICS, Run
+from src.records.columns import PER_BLOCK
 
 WIDE = 8  # more detectors than that are rows rather than columns
 LONGEST = 3  # settings in a label

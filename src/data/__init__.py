@@ -4,8 +4,9 @@ The names below are imported when they are first used, so that a command line th
 need not wait for torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from src.records.lazy import exports
 
 if TYPE_CHECKING:
     from src.data.datamodule import ImageData
@@ -46,8 +47,4 @@ MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in MODULES.items():
-        if name in names:
-            return getattr(import_module(f"src.data.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = exports(__name__, MODULES)

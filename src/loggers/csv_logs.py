@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
-from src.atomic import try_to_write
+from src.records.atomic import try_to_write
 
 
 class CSVLogger(LightningCSVLogger):

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from src.palette import STYLE
+from src.records.palette import STYLE
 
 
 class Lines(NamedTuple):

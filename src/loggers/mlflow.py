@@ -15,10 +15,10 @@ from lightning.pytorch.loggers import MLFlowLogger as LightningMLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 
-from src.atomic import try_to_write
-from src.git_state import git_state
 from src.loggers.base import Dispensable, Silent, over_epochs
 from src.loggers.media import Media
+from src.records.atomic import try_to_write
+from src.records.git_state import git_state
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

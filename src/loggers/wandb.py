@@ -18,9 +18,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from requests.utils import get_netrc_auth
 
-from src.atomic import try_to_write
 from src.loggers.base import Dispensable
 from src.loggers.media import Lines, Media
+from src.records.atomic import try_to_write
 
 if TYPE_CHECKING:
     import wandb

@@ -1,7 +1,16 @@
 """FeatureNorm and NormRatio, the score table, and the OOD metrics that follow from it."""
 
-__all__ = ["NormRatio", "ScoreTable", "Scores", "feature_norm", "ood_metrics"]
+__all__ = [
+    "NormRatio",
+    "ScoreTable",
+    "Scores",
+    "SelectionBootstrap",
+    "SelectionStability",
+    "feature_norm",
+    "ood_metrics",
+]
 
 from src.metrics.norm_ratio import NormRatio, feature_norm
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores, ScoreTable
+from src.metrics.stability import SelectionBootstrap, SelectionStability

@@ -1,17 +1,21 @@
-"""How firmly NormRatio selects its block: a bootstrap of the images, streamed."""
+"""How firmly NormRatio selects its block: on other samples of the images, and other puzzles."""
 
-__all__ = ["Replicates", "SelectionBootstrap"]
+__all__ = ["Replicates", "SelectionBootstrap", "SelectionStability"]
 
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from itertools import accumulate
 from math import exp, factorial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from src.counter_random import random_bits
-from src.metrics.norm_ratio import SMALLEST_NORM
+from src.metrics.norm_ratio import SMALLEST_NORM, NormRatio
 
+PseudoOOD = Callable[[Tensor, Tensor], Tensor]
 # not 0, 1, ...: the puzzles are cut by those, and weights must not follow the order of the tiles
 SEED = 0xB007_57A9
 # P(weight <= k) of a Poisson variable of mean 1; more than 15 happens once in 10^14 draws
@@ -102,3 +106,67 @@ class SelectionBootstrap(Metric):
         """Returns NormRatio of the samples; one without any image (of a few) is left out."""
         ratio = self.total / self.weight[:, None]
         return Replicates(ratio[1:][self.weight[1:] > 0], ratio[0])
+
+
+class SelectionStability:
+    """Measures a selection once more: on bootstrap samples of its images, and of other seeds.
+
+    It neither selects nor draws a random number that anything else would have drawn.
+
+    Args:
+        pseudo_ood: what the selection uses; without an attribute `seed`, it has no other seeds.
+        blocks: names of the L blocks.
+        replicates: bootstrap samples, 0 for none.
+        seeds: how many other seeds; each is one more forward of the images.
+        device: where the norms are.
+    """
+
+    def __init__(
+        self,
+        pseudo_ood: PseudoOOD,
+        blocks: Sequence[str],
+        *,
+        replicates: int,
+        seeds: int,
+        device: torch.device,
+    ) -> None:
+        self.blocks = tuple(blocks)
+        self.bootstrap = SelectionBootstrap(len(blocks), replicates).to(device)
+        first = getattr(pseudo_ood, "seed", None)
+        others = range(first + 1, first + 1 + seeds) if first is not None else ()
+        self.puzzles = {seed: reseeded(pseudo_ood, seed) for seed in others}
+        self.norm_ratio = {seed: NormRatio(len(blocks)).to(device) for seed in others}
+
+    def result(self) -> dict[str, Any]:
+        """Returns plain numbers, equal on every process: `bootstrap` and `seeds`, if measured."""
+        found: dict[str, Any] = {}
+        if self.bootstrap.replicates:
+            found["bootstrap"] = self._bootstrap()
+        if self.puzzles:
+            found["seeds"] = list(self._seeds())
+        return found
+
+    def _bootstrap(self) -> dict[str, Any]:
+        replicates = self.bootstrap.compute()
+        return {
+            "replicates": len(replicates.ratio),
+            "share": dict(zip(self.blocks, replicates.share.tolist(), strict=True)),
+            "standard_error": dict(
+                zip(self.blocks, replicates.standard_error.tolist(), strict=True)
+            ),
+            "margin_standard_error": replicates.margin.std(correction=0).item(),
+        }
+
+    def _seeds(self) -> Iterator[dict[str, Any]]:
+        for seed, metric in self.norm_ratio.items():
+            ratio = metric.compute()["ratio"].reshape(-1).tolist()
+            norm_ratio = dict(zip(self.blocks, ratio, strict=True))
+            selected = max(reversed(self.blocks), key=norm_ratio.__getitem__)
+            yield {"seed": seed, "selected": selected, "norm_ratio": norm_ratio}
+
+
+def reseeded(pseudo_ood: PseudoOOD, seed: int) -> PseudoOOD:
+    """Returns a copy that draws from another seed."""
+    other: Any = copy(pseudo_ood)
+    other.seed = seed
+    return other  # type: ignore[no-any-return]

@@ -32,7 +32,7 @@ from typing import Any
 
 import yaml
 
-from src.compare.output import say
+from src.records.console import say
 from src.search.space import split
 from src.search.study import best_trial, outcomes, search, shown
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
-from src.compare.output import say
+from src.records.console import say
 
 if TYPE_CHECKING:
     from optuna import Study

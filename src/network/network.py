@@ -1,0 +1,287 @@
+"""A classifier whose blocks can be observed: images in, logits and feature maps out."""
+
+__all__ = ["ForwardPass", "Network", "Reader"]
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.metrics.norm_ratio import feature_norm
+from src.network.blocks import Place, find_blocks, find_head, propose_blocks
+from src.network.tracing import tap, trace
+from src.network.weights import load_weights
+
+Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone
+
+_Look = tuple[Tensor, dict[tuple[str, Reader], Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """One forward pass of a batch: all that a detector may look at.
+
+    Attributes:
+        image: (B, C, H, W) input, in [0, 1].
+        logits: (B, K) output.
+        feature: (B, D) penultimate feature, the input of the head.
+        feature_map: block -> (B, C, H, W) output, in execution order; (B, C, N, 1) of N tokens;
+            empty if not kept.
+        norm: block -> (B,) FeatureNorm, in execution order, float32.
+        network: the network that was observed.
+        reading: (block, reader) -> what the reader made of the feature map on the way.
+    """
+
+    image: Tensor
+    logits: Tensor
+    feature: Tensor
+    feature_map: Mapping[str, Tensor]
+    norm: Mapping[str, Tensor]
+    network: "Network"
+    reading: Mapping[tuple[str, Reader], Tensor] = field(default_factory=dict)
+
+    def read(self, block: str, reader: Reader) -> Tensor:
+        """Returns `reader` of the block's feature map: read on the way, or of the map kept.
+
+        Raises:
+            ValueError: if neither was kept.
+        """
+        if (block, reader) in self.reading:
+            return self.reading[block, reader]
+        if block not in self.feature_map:
+            raise ValueError(
+                f"expected the feature map of {block!r}, which was not kept; observe with "
+                "keep_maps=True, or with read=detector.reads(network)"
+            )
+        return reader(self.feature_map[block])
+
+    def gradient(self, score: Callable[["ForwardPass"], Tensor]) -> Tensor:
+        """Returns the (B, C, H, W) gradient of each image's score with respect to the image.
+
+        A backward pass, after one more forward pass that all gradients of a batch share; works
+        where gradients are off, as in Lightning's test loop.
+
+        Args:
+            score: pass of the same images -> (B,), of each image alone.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            total = score(self._with_graph).sum()
+            return torch.autograd.grad(total, self._with_graph.image, retain_graph=True)[0]
+
+    @cached_property
+    def _with_graph(self) -> "ForwardPass":
+        return self.network.observe(self.image.clone().requires_grad_())
+
+    def rows(self, keep: Tensor) -> "ForwardPass":
+        """Returns the pass of the images where the (B,) boolean `keep` is true."""
+        return ForwardPass(
+            self.image[keep],
+            self.logits[keep],
+            self.feature[keep],
+            {block: value[keep] for block, value in self.feature_map.items()},
+            {block: value[keep] for block, value in self.norm.items()},
+            self.network,
+            {key: value[keep] for key, value in self.reading.items()},
+        )
+
+
+class Network(nn.Module):
+    """A classifier that owns its input normalisation, its blocks and its block selection.
+
+    One dry forward at construction finds or checks the blocks, sorts them into execution order and
+    tells how to read their outputs (`places`), so that maps and tokens of all kinds are seen as
+    (B, C, H, W).
+
+    Args:
+        net: classifier, normalised image (B, C, H, W) -> logits (B, K), ending in `nn.Linear`.
+        blocks: candidate blocks: a regular expression over module paths, or a list of paths; None
+            takes those of `propose_blocks`.
+        image_shape: (C, H, W) of the images it will see.
+        mean: of all channels or of each, subtracted from images in [0, 1].
+        std: of all channels or of each, divided by after that.
+        weights: loaded into `net`: a file, or a name such as "ResNet50_Weights.IMAGENET1K_V1" in
+            torchvision.
+
+    Raises:
+        ValueError: if the net does not take such images, a block does not exist, does not run
+            exactly once or does not return a feature map, if no linear layer produces the logits,
+            or if the weights do not fit.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> network = Network(net, blocks=["1"], image_shape=(1, 8, 8))
+        >>> network.observe(torch.rand(5, 1, 8, 8)).norm["1"].shape
+        torch.Size([5])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        blocks: str | Sequence[str] | None = None,
+        *,
+        image_shape: Sequence[int] = (3, 32, 32),
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+        weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if weights is not None:
+            load_weights(net, weights)
+        self.net = net
+        self.image_shape = tuple(image_shape)
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(
+                f"expected image_shape to be channels, height and width, got {self.image_shape}; "
+                "set it to those of the images"
+            )
+        self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
+        self.register_buffer("std", _per_channel(std, self.image_shape[0]))
+        try:
+            root, logits = trace(net, lambda: self(torch.zeros(2, *self.image_shape)))
+        except RuntimeError as error:
+            raise ValueError(
+                f"expected a {type(net).__name__} that takes images of image_shape "
+                f"{self.image_shape}, got: {error}; correct image_shape, or choose another net"
+            ) from error
+        self.head_path = find_head(root, logits)
+        paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
+        self.places = find_blocks(root, paths, self.image_shape)
+        self.num_classes = logits.shape[1]
+        self.norm_ratio: dict[str, float] = {}
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Module paths of the blocks, in execution order."""
+        return tuple(self.places)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer: penultimate feature (B, D) -> logits (B, K)."""
+        return self.net.get_submodule(self.head_path)  # type: ignore[return-value]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Returns logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.net((image - self.mean) / self.std)
+        return logits
+
+    def observe(
+        self,
+        image: Tensor,
+        *,
+        keep_maps: bool = True,
+        read: Iterable[tuple[str, Reader]] = (),
+    ) -> ForwardPass:
+        """Returns one forward pass with everything that happened on the way.
+
+        Args:
+            image: (B, C, H, W) in [0, 1].
+            keep_maps: whether to hold every block's feature map; without, memory stays that of
+                a plain forward pass.
+            read: (block, reader) pairs: what to keep of single maps, read the moment they exist.
+        """
+        readers: dict[str, list[Reader]] = {block: [] for block in self.places}
+        for block, reader in dict.fromkeys(read):
+            readers[block].append(reader)
+
+        def look_at(block: str, place: Place) -> Callable[[Any, Tensor], _Look]:
+            def look(_: tuple[Any, ...], output: Tensor) -> _Look:
+                feature_map = place.feature_map(output)
+                norm = feature_norm(feature_map)
+                reading = {(block, reader): reader(feature_map) for reader in readers[block]}
+                if not keep_maps:
+                    return norm, reading, None
+                return norm, reading, feature_map.clone() if place.overwritten else feature_map
+
+            return look
+
+        with (
+            tap(self.net, {b: look_at(b, place) for b, place in self.places.items()}) as seen,
+            tap(self.net, {self.head_path: lambda inputs, _: inputs[0]}) as head,
+        ):
+            logits = self(image)
+        return ForwardPass(
+            image,
+            logits,
+            head[self.head_path],
+            {block: value for block, (_, _, value) in seen.items() if value is not None},
+            {block: norm for block, (norm, _, _) in seen.items()},
+            self,
+            {key: value for _, reading, _ in seen.values() for key, value in reading.items()},
+        )
+
+    def observe_norms(self) -> Any:
+        """Opens hooks on the blocks: a `tap` that maps each block to its (B,) FeatureNorm."""
+
+        def look_at(place: Place) -> Callable[[Any, Tensor], Tensor]:
+            return lambda _, output: feature_norm(place.feature_map(output))
+
+        return tap(self.net, {block: look_at(place) for block, place in self.places.items()})
+
+    @contextmanager
+    def changed(self, block: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Within it, the network goes on from what `change` makes of the block's output."""
+        module = self.net.get_submodule(block)
+        hook = module.register_forward_hook(lambda _module, _inputs, output: change(output))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @property
+    def selected(self) -> str | None:
+        """The block of largest NormRatio, the deeper one on a tie; None before selection."""
+        if not self.norm_ratio:
+            return None
+        return max(reversed(self.blocks), key=self.norm_ratio.__getitem__)
+
+    def block(self, at: str) -> str:
+        """Returns the module path that `at` means: a block's own path, or "selected".
+
+        Raises:
+            ValueError: if there is no such block.
+            RuntimeError: if `at` is "selected" and none has been selected.
+        """
+        if at == "selected":
+            if self.selected is None:
+                raise RuntimeError(
+                    "no block selected; train with BlockSelection, run evaluate with a "
+                    "selection, or set at: <block>"
+                )
+            return self.selected
+        if at not in self.blocks:
+            raise ValueError(
+                f"expected a block of {type(self.net).__name__}, got {at!r}; "
+                f"blocks are {', '.join(self.blocks)}"
+            )
+        return at
+
+    def get_extra_state(self) -> dict[str, float]:
+        """The selection travels with the weights: {block: NormRatio}, empty if not selected."""
+        return dict(self.norm_ratio)
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Takes a selection over; a network with other blocks refuses it."""
+        if state and set(state) != set(self.blocks):
+            raise ValueError(
+                f"expected NormRatio of the blocks {', '.join(self.blocks)}, got "
+                f"{', '.join(state)}; load into the network that was trained"
+            )
+        self.norm_ratio = {block: state[block] for block in self.blocks} if state else {}
+
+
+def _per_channel(value: float | Sequence[float], channels: int) -> Tensor:
+    values = [value] * channels if isinstance(value, int | float) else list(value)
+    if len(values) != channels:
+        raise ValueError(
+            f"expected mean and std of {channels} channels, got {len(values)} values; "
+            "make them agree with image_shape"
+        )
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

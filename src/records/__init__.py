@@ -1,0 +1,12 @@
+"""Ground that needs no torch: whole files, histories, names of columns, colors, printed lines.
+
+Every other room may stand on it; it stands on none.
+"""
+
+__all__ = ["exports", "git_state", "read_history", "say", "show", "try_to_write", "write_whole"]
+
+from src.records.atomic import try_to_write, write_whole
+from src.records.console import say, show
+from src.records.git_state import git_state
+from src.records.history import read_history
+from src.records.lazy import exports

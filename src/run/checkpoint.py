@@ -1,0 +1,84 @@
+"""Checkpoints: written whole, and read without running any code from them."""
+
+__all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state"]
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from src.classifier import FORMAT, Classifier
+from src.records.atomic import try_to_write
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the one before it and renames it: a kill leaves one of them.
+
+    Where there is no room, the one before is kept, and training goes on. Lightning's own writes
+    into the folder for temporary files, which may be on another disk.
+    """
+
+    _missing: tuple[dict[str, Any], Path] | None = None
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Writes and renames."""
+        written = try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
+        self._missing = None if written else (checkpoint, path)
+
+    def complete(self) -> bool:
+        """Whether the latest checkpoint is on the disk, after another try if it is not."""
+        if self._missing is not None:
+            self.save_checkpoint(*self._missing)
+        return self._missing is None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Returns the checkpoint of a training, read without running any code from it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a checkpoint of `src.train`.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a checkpoint, got no file at {path}; set checkpoint=..."
+        )
+    checkpoint: dict[str, Any] | None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, EOFError, RuntimeError):  # torch advises to trust the file instead
+        checkpoint = None
+    parts = {"config", "state_dict"}
+    if not isinstance(checkpoint, dict) or not all(checkpoint.get(part) for part in parts):
+        raise ValueError(
+            f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
+            "which is none or is cut short; take the one beside it (best.ckpt, last.ckpt), or "
+            f"load the weights of another project with net=<network> net.weights={path}"
+        )
+    if checkpoint.get("format", 0) > FORMAT:
+        raise ValueError(
+            f"expected a checkpoint of format {FORMAT} or before, got {checkpoint['format']} in "
+            f"{path}; it was made by a later version: update this one"
+        )
+    return checkpoint
+
+
+def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None:
+    """Loads the weights and the selection of a checkpoint.
+
+    Raises:
+        ValueError: if they are of another network.
+    """
+    try:
+        classifier.load_state_dict(state)
+    except RuntimeError as error:
+        first = ": ".join(line.strip(": ") for line in str(error).splitlines()[:2])
+        raise ValueError(
+            f"expected weights of {type(classifier.network.net).__name__} as configured, got "
+            f"{path}, which is of another network ({first[:300]}); leave out net=, since a "
+            "checkpoint brings its own"
+        ) from None

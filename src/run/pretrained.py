@@ -1,0 +1,100 @@
+"""Networks by name, from a file or an address: checked, then read, and rebuilt."""
+
+__all__ = ["load_network", "local_file", "released_networks"]
+
+import re
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+
+import torch
+import yaml
+from filelock import FileLock
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from src.classifier import Classifier
+from src.data.download import fetch, writing, wrong
+from src.data.registry import RemoteFile
+from src.network import Network
+from src.run.checkpoint import load_checkpoint, load_state
+from src.run.configuration import without_weights
+from src.run.targets import check_targets
+
+ROOT = Path(__file__).parents[2]
+RELEASED = Path(__file__).with_name("released.yaml")
+
+
+def load_network(source: str) -> Network:
+    """Returns the network of a checkpoint, with its weights and its selection, to be evaluated.
+
+    Args:
+        source: as in `local_file`; of `src.train` or `src.release`.
+
+    Raises:
+        FileNotFoundError: if there is no such file, and nothing of that name.
+        ConnectionError: if the address does not give it.
+        ValueError: if it is another file than the digest says or no checkpoint, or if its
+            configuration names what no training of ours calls.
+    """
+    path = local_file(source)
+    checkpoint = load_checkpoint(path)
+    check_targets(checkpoint["config"])
+    config = OmegaConf.create(checkpoint["config"])  # `net` may refer to its neighbours
+    classifier = Classifier(instantiate(without_weights(config.net)))
+    load_state(classifier, checkpoint["state_dict"], str(path))
+    return classifier.network.eval()
+
+
+def released_networks() -> dict[str, str]:
+    """Returns the networks that this project gives away: name -> path or address @sha256:digest.
+
+    Paths are below the repository; a model card lies beside each file.
+    """
+    networks: dict[str, str] = yaml.safe_load(RELEASED.read_text())
+    return networks
+
+
+def local_file(source: str) -> Path:
+    """Returns the path of a file, after its bytes were checked, and fetched if it is elsewhere.
+
+    Args:
+        source: a name in `released_networks`, or a path or an https address; behind these
+            `@sha256:<64 digits>`, which an address must have, as what is fetched once is kept
+            below the folder of torch.hub.
+
+    Raises:
+        ConnectionError: if the address does not give the right file.
+        FileNotFoundError: if it is neither a file nor a name.
+        OSError: if there is no room for it.
+        ValueError: if the file has another digest, or an address none, or it is not https.
+    """
+    named = released_networks().get(source)
+    place, mark, digest = (named or source).partition("@sha256:")
+    is_address = "://" in place
+    if (mark or is_address) and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError(
+            f"expected a SHA-256 digest of 64 digits, 0-9 and a-f, behind {place}, got {source}; "
+            f"write {place}@sha256:<digest>, as in the model card"
+        )
+    if not is_address:
+        path = ROOT / place if named else Path(place)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"expected a checkpoint, got no file at {path}; set checkpoint= to the path or "
+                f"https address of one, or to a name: {', '.join(released_networks())}"
+            )
+        asked = RemoteFile(path.name, (), sha256=digest or None)
+        if problem := wrong(path, asked):
+            raise ValueError(f"{path}: {problem}; fetch it again, or correct the digest")
+        return path
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    name = PurePosixPath(urlparse(place).path)
+    asked = RemoteFile(f"{name.stem}-{digest[:16]}{name.suffix}", (place,), sha256=digest)
+    lock = folder / f".{asked.name}.lock"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(lock):  # of the processes of torchrun one fetches
+                return fetch(asked, folder)
+        finally:
+            lock.unlink(missing_ok=True)

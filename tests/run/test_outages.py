@@ -1,0 +1,129 @@
+"""Training goes on without network and without room on the disk, and says so once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests import REPOSITORY
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+SHORT = ("trainer.max_epochs=2", "data.ood.noise.count=40", "data.ood.photographs.count=40")
+
+
+@contextmanager
+def wandb_server(log: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Address of a server that writes down what it is sent, and how to kill it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log.touch()
+    server = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "tests/run/wandb_server.py"), str(port), str(log)]
+    )
+    try:
+        yield f"http://127.0.0.1:{port}", server.kill
+    finally:
+        server.kill()
+        server.wait()
+
+
+def children(process: int) -> Iterator[int]:
+    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+        yield int(child)
+        yield from children(int(child))
+
+
+def kill_service(process: int) -> None:
+    """Kills what W&B runs beside the training."""
+    for child in children(process):
+        if b"wandb-core" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("lost", "warning"),
+    [("network", "Timed out finishing run"), ("service", "WandbLogger is lost")],
+)
+def test_a_w_and_b_that_is_lost_in_mid_run_costs_no_number(
+    lost: str, warning: str, tmp_path: Path
+) -> None:
+    run, requests = tmp_path / "run", tmp_path / "requests"
+    with wandb_server(requests) as (address, kill_server):
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("WANDB_")},
+            "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
+        with subprocess.Popen(
+            [sys.executable, "-m", "src.train", *SHORT, "logger=wandb",
+             "logger.wandb.finish_timeout=3", f"hydra.run.dir={run}"],
+            cwd=REPOSITORY, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as training:  # fmt: skip
+            while not (run / "norm_ratio.csv").exists():
+                assert training.poll() is None
+                time.sleep(0.05)
+            kill_server() if lost == "network" else kill_service(training.pid)
+            said, _ = training.communicate()
+    assert training.returncode == 0, said
+    assert said.count(warning) == 1
+    assert "upsertBucket" in requests.read_text()
+    assert json.loads((run / "metrics.json").read_text())["detectors"]
+    assert "norm_ratio/layer4.1" in (run / "metrics.csv").read_text()
+    assert list((run / "wandb").glob("run-*/*.wandb"))  # what `wandb sync` sends later
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of its own, of the size asked for; asked again, it grows."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size: str) -> Path:
+        again = "remount," if os.path.ismount(disk) else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{again}size={size}", "none", str(disk)]
+        if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("only root can mount a file system")
+        return disk
+
+    yield mount
+    subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_full_disk_ends_no_training_and_what_was_missing_is_written_when_there_is_room(
+    process: Callable[..., "subprocess.CompletedProcess[str]"],
+    small_disk: Callable[[str], Path],
+) -> None:
+    run = small_disk("6m") / "run"  # room for one checkpoint of the two
+    done = process("src.train", *SHORT, "logger=wandb", f"hydra.run.dir={run}")
+    assert done.returncode == 1
+    assert done.stdout.count("the run goes on, and writes what is missing when it can") == 1
+    assert "featurenorm" in done.stdout  # the results, at least to read
+    assert f"expected room for the results in {run}, got none; make room" in done.stderr
+    assert "layer4.1" in (run / "norm_ratio.csv").read_text()
+    assert not (run / "metrics.json").exists()
+    assert not list(run.rglob(".partial*"))
+
+    small_disk("40m")
+    done = process("src.train", f"resume={run}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "metrics.json").read_text())["detectors"]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
+def test_a_training_without_benchmark_that_could_not_be_saved_is_an_error(
+    command: Callable[..., None], small_disk: Callable[[str], Path]
+) -> None:
+    run = small_disk("1m") / "run"
+    with pytest.raises(OSError, match=f"expected room for the checkpoints in {run}, got none"):
+        command("src.train", *SHORT[:1], "benchmark=false", f"hydra.run.dir={run}")
+    assert "layer4.1" in (run / "norm_ratio.csv").read_text()
