@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from src.metrics import Scores
-from src.records.columns import chosen_detector
+from src.records.columns import chosen_column
 from src.records.history import History, read_history
 from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE
 from src.report.figures import save_figure
@@ -85,7 +85,7 @@ def method(run_dir: Path) -> Figure:
         read_history(run_dir / "norm_ratio.csv"),
         Scores.load(run_dir / "scores.npz"),
     )
-    chosen = chosen_detector(scores.detectors, history.block[history.selected[-1]])
+    chosen = chosen_column(scores.detectors, history.block[history.selected[-1]])
     assert chosen is not None
     figure = Figure(figsize=(9.5, 2.9))
     parts = figure.subfigures(1, 3, width_ratios=(0.9, 1.2, 1.1))

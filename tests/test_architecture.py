@@ -32,10 +32,10 @@ ROOMS = {
     "classifier": ("network", "data"),
     "detectors": ("network", "metrics", "counter_random"),
     "loggers": ("records",),
-    "network": ("metrics",),
+    "network": ("metrics", "records"),
     "data": ("records", "counter_random"),
     "models": (),
-    "metrics": ("counter_random",),
+    "metrics": ("records", "counter_random"),
     "records": (),
     "counter_random": (),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from src.records.columns import PER_BLOCK
+from src.records.columns import block_columns, detector_columns
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
@@ -76,7 +76,7 @@ class Run:
     @property
     def detectors(self) -> list[str]:
         """Names of the detectors, without those of single blocks."""
-        return [name for name in self.results if "@" not in name]
+        return detector_columns(self.results)
 
     @property
     def blocks(self) -> list[str]:
@@ -141,9 +141,8 @@ class Run:
     def auroc_by_block(self) -> dict[str, float]:
         """Average AUROC of FeatureNorm at each block, as far as they were scored."""
         return {
-            block: each["average"]["auroc"]
-            for name, each in self.results.items()
-            if (block := name.removeprefix(PER_BLOCK)) != name
+            block: self.results[name]["average"]["auroc"]
+            for block, name in block_columns(self.results).items()
         }
 
     @property
@@ -158,11 +157,11 @@ class Run:
 
         None where fewer than two blocks were scored, or all have the same number.
         """
-        norm_ratio = self.metrics["norm_ratio"]
+        norm_ratio, columns = self.metrics["norm_ratio"], block_columns(self.results)
         pairs = [
             (norm_ratio[block], auroc)
             for block in self.blocks
-            if (auroc := self.score(f"{PER_BLOCK}{block}", "auroc", source)) is not None
+            if (auroc := self.score(columns.get(block, ""), "auroc", source)) is not None
         ]
         ranked = [ranks(values) for values in zip(*pairs, strict=True)]
         if len(pairs) < 2 or any(len(set(each)) == 1 for each in ranked):

@@ -16,6 +16,7 @@ from src.metrics.norm_ratio import feature_norm
 from src.network.blocks import Place, find_blocks, find_head, propose_blocks
 from src.network.tracing import tap, trace
 from src.network.weights import load_weights
+from src.records.selection import select
 
 Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone
 
@@ -240,7 +241,8 @@ class Network(nn.Module):
         """The block of largest NormRatio, the deeper one on a tie; None before selection."""
         if not self.norm_ratio:
             return None
-        return max(reversed(self.blocks), key=self.norm_ratio.__getitem__)
+        ratio = [self.norm_ratio[block] for block in self.blocks]
+        return self.blocks[int(select(ratio))]
 
     def block(self, at: str) -> str:
         """Returns the module path that `at` means: a block's own path, or "selected".

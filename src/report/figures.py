@@ -19,7 +19,7 @@ from PIL import Image
 from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
 from src.records.atomic import try_to_write
-from src.records.columns import PER_BLOCK
+from src.records.columns import block_columns, detector_columns
 from src.records.history import Array, History, read_history
 from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE
 
@@ -84,7 +84,8 @@ def norm_by_depth(
     scores: Scores, blocks: Sequence[str], selected_block: str | None, history: History | None
 ) -> Figure:
     """Returns mean FeatureNorm of each source at each block, in units of the ID mean there."""
-    column = [scores.column(PER_BLOCK + block) for block in blocks]
+    columns = block_columns(scores.detectors)
+    column = [scores.column(columns[block]) for block in blocks]
     mean = {name: scores.of(name)[:, column].mean(0).numpy() for name in scores.sources}
     lines = {name: mean[name] / mean["id"] for name in scores.sources}
     color = dict(zip(lines, ("black", *COLORS * len(lines)), strict=False))
@@ -196,15 +197,14 @@ def save_figures(
     selected_block: str | None,
 ) -> list[Path]:
     """Draws what the run has data for into `figures/`; returns the paths. See `write_report`."""
-    history_file = run_dir / "norm_ratio.csv"
-    history = read_history(history_file) if history_file.exists() else None
-    blocks = [name.partition("@")[2] for name in scores.detectors if name.startswith(PER_BLOCK)]
-    detectors = [name for name in scores.detectors if "@" not in name]
+    history = read_history(run_dir)
+    columns = block_columns(scores.detectors)
+    blocks, detectors = list(columns), detector_columns(scores.detectors)
     figures: dict[str, Figure] = {}
     if history:
         figures["norm_ratio_curves"] = norm_ratio_curves(history)
     if norm_ratio:
-        auroc = {block: results[PER_BLOCK + block]["average"]["auroc"] for block in blocks}
+        auroc = {block: results[name]["average"]["auroc"] for block, name in columns.items()}
         figures["norm_ratio_by_depth"] = norm_ratio_by_depth(norm_ratio, selected_block, auroc)
     if len(blocks) > 1:
         figures["norm_by_depth"] = norm_by_depth(scores, blocks, selected_block, history)

@@ -19,7 +19,7 @@ from PIL import Image
 from src.loggers import Dispensable, Histograms, Lines, Media
 from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
-from src.records.columns import chosen_detector
+from src.records.columns import chosen_column, detector_columns
 from src.records.history import read_history
 from src.report.samples import MOST_CLASSES, Pictures, confusions
 
@@ -41,10 +41,9 @@ def log_selection(run_dir: Path, loggers: Sequence[Logger], step: int) -> None:
         loggers: of the trainer.
         step: steps of the training.
     """
-    file = run_dir / "norm_ratio.csv"
-    if not file.exists():
+    history = read_history(run_dir)
+    if history is None:
         return
-    history = read_history(file)
     depth = range(1, len(history.block) + 1)
     norms = {"ID": history.norm_id[-1], "pseudo-OOD": history.norm_pseudo_ood[-1]}
     few, many = (evenly(len(history.epoch), most) for most in (MOST_LINES, MOST_EPOCHS))
@@ -62,7 +61,7 @@ def log_selection(run_dir: Path, loggers: Sequence[Logger], step: int) -> None:
             {name: norm.tolist() for name, norm in norms.items()},
         ),
     }  # fmt: skip
-    media = Media(tables={"tables/norm_ratio": file}, lines=lines)
+    media = Media(tables={"tables/norm_ratio": history.file}, lines=lines)
     for logger in loggers:
         if isinstance(logger, Dispensable):
             logger.log_media(media, step)
@@ -100,9 +99,8 @@ def log_report(
     """
     scalars = {
         "/".join(("ood", *(re.sub(r"\W", "_", part) for part in (source, detector, key)))): value
-        for detector, each in metrics["detectors"].items()
-        if "@" not in detector
-        for source, row in each.items()
+        for detector in detector_columns(metrics["detectors"])
+        for source, row in metrics["detectors"][detector].items()
         for key, value in row.items()
     }
     facts = {key: metrics[key] for key in ("selected_block", "id_accuracy")}
@@ -127,7 +125,7 @@ def media_of(
 ) -> Media:
     """Returns what there is to see of a finished run."""
     classes = metrics["data"].get("classes", ())
-    chosen = chosen_detector(scores.detectors, metrics["selected_block"])
+    chosen = chosen_column(scores.detectors, metrics["selected_block"])
     shown = [name for name in scores.detectors if name in (chosen, BASELINE)]
     lines = {f"roc/{source}": roc_lines(scores, source, shown) for source in scores.sources[1:]}
     images = {}

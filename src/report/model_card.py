@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.registry import known
-from src.records.columns import PER_BLOCK
+from src.records.columns import detector_columns
 from src.report.page import described, set_rows
 
 TEMPLATES = Path(__file__).parent
@@ -75,6 +75,7 @@ def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file:
     environment.filters["described"] = described
     first = saved.partition("\n")[0]
     config = portable(yaml.safe_load(saved))
+    results = metrics["detectors"]
     trained_on = config["data"]["train"].get("known")
     return environment.get_template("model_card.md.j2").render(
         metrics=metrics,
@@ -84,6 +85,6 @@ def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file:
         image_shape=config["net"].get("image_shape", (3, 32, 32)),  # as Network's own default
         sets=set_rows(metrics, config["data"]),
         images=known(trained_on) if trained_on else None,
-        detectors={n: row for n, row in metrics["detectors"].items() if PER_BLOCK not in n},
+        detectors={name: results[name] for name in detector_columns(results)},
         file=file,
     )

@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 
 from src.records.atomic import try_to_write
-from src.records.columns import PER_BLOCK, chosen_detector
-from src.records.history import read_history
+from src.records.columns import block_columns, chosen_column, detector_columns
+from src.records.history import History, read_history
+from src.records.selection import margin, select
 
 FIGURES = (
     "norm_ratio_curves",
@@ -61,9 +62,10 @@ def content(run_dir: Path) -> dict[str, Any]:
     config = yaml.safe_load(text) or {}
     first = text.partition("\n")[0]
     results = metrics["detectors"]
-    chosen = chosen_detector(list(results), metrics["selected_block"])
-    plain = [name for name in results if "@" not in name] or list(results)
-    rest = [name for name in results if name not in plain and not name.startswith(PER_BLOCK)]
+    chosen = chosen_column(list(results), metrics["selected_block"])
+    plain = detector_columns(results) or list(results)
+    known = {*plain, *block_columns(results).values()}
+    rest = [name for name in results if name not in known]
     return {
         "metrics": metrics,
         "facts": {"protocol": "", "groups": {}, "classes": []} | metrics.get("data", {}),
@@ -76,7 +78,7 @@ def content(run_dir: Path) -> dict[str, Any]:
         "columns": columns_of(metrics),
         "tables": [detector_rows(results, names) for names in (plain, rest) if names],
         "blocks": block_rows(metrics),
-        "selection": selection(metrics, run_dir / "norm_ratio.csv"),
+        "selection": selection(metrics, read_history(run_dir)),
         "sets": set_rows(metrics, config.get("data") or {}),
         "figures": {name: f for name in FIGURES if (f := figure(run_dir / f"figures/{name}.png"))},
     }
@@ -123,38 +125,36 @@ def detector_rows(
 def block_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns each block: NormRatio, its standard error, and the results of FeatureNorm."""
     results = metrics["detectors"]
-    found = [name.removeprefix(PER_BLOCK) for name in results if name.startswith(PER_BLOCK)]
+    columns = block_columns(results)
     bootstrap = metrics.get("selection_stability", {}).get("bootstrap", {})
     return [
         {
             "name": block,
             "norm_ratio": metrics["norm_ratio"].get(block),
             "error": bootstrap.get("standard_error", {}).get(block),
-            "results": results.get(PER_BLOCK + block),
+            "results": results.get(columns.get(block, "")),
         }
-        for block in metrics["norm_ratio"] or found
+        for block in metrics["norm_ratio"] or columns
     ]
 
 
-def selection(metrics: Mapping[str, Any], history_file: Path) -> dict[str, Any] | None:
+def selection(metrics: Mapping[str, Any], history: History | None) -> dict[str, Any] | None:
     """Returns why the block was selected, how firmly, and what hindsight says; None without."""
     ratio, selected = metrics["norm_ratio"], metrics["selected_block"]
     if not ratio or selected not in ratio:
         return None
     found: dict[str, Any] = {"ratio": ratio[selected], "second": None, "epochs": None}
-    others = sorted((block for block in ratio if block != selected), key=lambda b: -ratio[b])
+    others = [block for block in ratio if block != selected]
     if others:
-        found["second"] = others[0]
-        found["margin"] = ratio[selected] - ratio[others[0]]
-    if history_file.exists():
-        found["epochs"] = over_epochs(history_file, selected)
+        found["second"] = others[int(select([ratio[block] for block in others]))]
+        found["margin"] = float(margin(list(ratio.values()), list(ratio).index(selected)))
+    if history is not None:
+        found["epochs"] = over_epochs(history, selected)
     measured = {"bootstrap": None, "seeds": []} | metrics.get("selection_stability", {})
     found |= {"stability": measured, "hindsight": None}
-    auroc = {
-        name.removeprefix(PER_BLOCK): row["average"]["auroc"]
-        for name, row in metrics["detectors"].items()
-        if name.startswith(PER_BLOCK)
-    }
+    results = metrics["detectors"]
+    columns = block_columns(results)
+    auroc = {block: results[name]["average"]["auroc"] for block, name in columns.items()}
     if selected in auroc:
         best = max(auroc, key=auroc.__getitem__)
         gap = auroc[best] - auroc[selected]
@@ -162,9 +162,8 @@ def selection(metrics: Mapping[str, Any], history_file: Path) -> dict[str, Any] 
     return found
 
 
-def over_epochs(history_file: Path, selected: str) -> dict[str, Any]:
+def over_epochs(history: History, selected: str) -> dict[str, Any]:
     """Returns in how many of all epochs a block was selected, and since which without a break."""
-    history = read_history(history_file)
     chosen = [history.block[position] for position in history.selected]
     since = None
     for epoch, block in zip(history.epoch[::-1], chosen[::-1], strict=True):

@@ -18,7 +18,7 @@ from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.records.atomic import try_to_write
 from src.records.git_state import git_state
-from src.records.history import STABILITY
+from src.records.history import read_stability
 from src.report.figures import save_figures
 from src.report.media import log_report
 from src.report.page import write_page
@@ -93,7 +93,7 @@ def write_report(
         "network": network,
         "selected_block": selected_block,
         "norm_ratio": dict(norm_ratio),
-        "selection_stability": stability_of(run_dir),
+        "selection_stability": read_stability(run_dir),
         "id_accuracy": None if math.isnan(scores.id_accuracy) else scores.id_accuracy,
         "counts": scores.counts,
         "data": dict(data),
@@ -115,13 +115,6 @@ def versions() -> dict[str, str]:
     found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     if state := git_state():
         found["commit"] = state["commit"] + ("-dirty" if state["dirty"] else "")
-    return found
-
-
-def stability_of(run_dir: Path) -> dict[str, Any]:
-    """Returns what the selection left beside the history; empty if it was not measured."""
-    path = run_dir / STABILITY
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from src.metrics.score_table import Scores
-from src.records.columns import chosen_detector
+from src.records.columns import chosen_column
 from src.report.figures import COLORS, GREY, STYLE, save_figure
 
 # (name of a set, (n,) positions in it) -> (n, C, H, W) uint8
@@ -128,7 +128,7 @@ def save_sample_figures(
         pictures: gives images of a set; without it none are shown.
     """
     figures: dict[str, Figure] = {}
-    detector = chosen_detector(scores.detectors, selected_block)
+    detector = chosen_column(scores.detectors, selected_block)
     if pictures is not None and detector is not None:
         figures["most_confusing"] = most_confusing(scores, detector, pictures, classes)
     count, names = confusions(scores, classes)

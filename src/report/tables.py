@@ -9,13 +9,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from src.network import Network
-from src.records.columns import PER_BLOCK
+from src.records.columns import block_columns, detector_columns
 from src.report.results import METRICS
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
     """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent."""
-    results = {name: row for name, row in metrics["detectors"].items() if "@" not in name}
+    results = metrics["detectors"]
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, caption="AUROC over FPR95 (ID positive / OOD positive), %"
     )
@@ -24,8 +24,8 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     columns = [*list(metrics["counts"])[1:], *groups, "average"]
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
-    for name, row in results.items():
-        table.add_row(name, *(cell(row[column]) for column in columns))
+    for name in detector_columns(results):
+        table.add_row(name, *(cell(results[name][column]) for column in columns))
     return table
 
 
@@ -42,17 +42,16 @@ def block_table(metrics: Mapping[str, Any]) -> Table:
     )
     for column in ("block", "NormRatio", "AUROC", "FPR95 (ID pos.)", "FPR95 (OOD pos.)"):
         table.add_column(column, justify="left" if column == "block" else "right")
-    for name, row in metrics["detectors"].items():
-        if name.startswith(PER_BLOCK):
-            block = name.removeprefix(PER_BLOCK)
-            selected = block == metrics["selected_block"]
-            ratio = metrics["norm_ratio"].get(block)
-            table.add_row(
-                f"{block} (selected)" if selected else block,
-                "" if ratio is None else f"{ratio:.4f}",
-                *(f"{100 * row['average'][key]:.1f}" for key in METRICS[:3]),
-                style="bold" if selected else None,
-            )
+    for block, name in block_columns(metrics["detectors"]).items():
+        row = metrics["detectors"][name]
+        selected = block == metrics["selected_block"]
+        ratio = metrics["norm_ratio"].get(block)
+        table.add_row(
+            f"{block} (selected)" if selected else block,
+            "" if ratio is None else f"{ratio:.4f}",
+            *(f"{100 * row['average'][key]:.1f}" for key in METRICS[:3]),
+            style="bold" if selected else None,
+        )
     return table
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from src.records.console import say
+from src.records.history import read_history
+from src.records.selection import margin, select
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,18 +37,16 @@ def read_outcome(run_dir: Path) -> Outcome:
     Raises:
         ValueError: if the run selected no block, or logged no accuracy.
     """
-    ratios = rows_of(run_dir / "norm_ratio.csv")
+    history = read_history(run_dir)
     accuracies = [row for row in rows_of(run_dir / "metrics.csv") if row.get("val/accuracy")]
-    if not ratios or not accuracies:
+    if history is None or not accuracies:
         raise ValueError(
             f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without; search "
             "with a selection and with logger=csv or logger=wandb"
         )
-    last = {row["block"]: row for row in ratios if row["epoch"] == ratios[-1]["epoch"]}
-    ratio = {block: float(row["ratio"]) for block, row in last.items()}
-    best, second = (sorted(ratio.values(), reverse=True) + list(ratio.values()))[:2]
-    selected = max(ratio, key=ratio.__getitem__)
-    return Outcome(best, best - second, float(accuracies[-1]["val/accuracy"]), selected)
+    ratio = history.ratio[-1]
+    selected, accuracy = int(select(ratio)), float(accuracies[-1]["val/accuracy"])
+    return Outcome(float(ratio[selected]), float(margin(ratio)), accuracy, history.block[selected])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -13,7 +13,6 @@ import yaml
 from PIL import Image
 
 from src.metrics.score_table import Scores
-from src.records.columns import chosen_detector
 from src.report.__main__ import main
 from src.report.page import detector_rows, duration, selection, write_page
 from src.report.results import write_report
@@ -303,18 +302,10 @@ def test_hindsight_is_the_gap_to_the_best_block() -> None:
             for block, auroc in zip(BLOCKS, (0.5, 0.8, 0.9), strict=True)
         },
     }
-    found = selection(metrics, Path("no such file"))
+    found = selection(metrics, None)
     assert found is not None
     assert found["hindsight"] == {"block": "layer3.0", "auroc": 0.9, "gap": pytest.approx(0.1)}
     assert (found["second"], found["epochs"]) == ("layer3.0", None)
-
-
-def test_the_selected_block_is_what_the_page_is_about() -> None:
-    names = ("msp", "featurenorm", "featurenorm@layer2.0")
-    assert chosen_detector(names, "layer2.0") == "featurenorm"
-    assert chosen_detector(("msp", "featurenorm@layer2.0"), "layer2.0") == "featurenorm@layer2.0"
-    assert chosen_detector(names, None) == "msp"
-    assert chosen_detector((), "layer2.0") is None
 
 
 def test_confusions_count_labelled_id_images_alone() -> None:
