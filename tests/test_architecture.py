@@ -19,11 +19,14 @@ from tests import REPOSITORY
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 # room -> the rooms that it may import, from the door down: no arrow runs up
 ROOMS = {
-    "train": ("run", "benchmark", "classifier"),
-    "evaluate": ("run", "report", "benchmark", "classifier", "records"),
+    "train": ("run",),
+    "evaluate": ("run", "report", "records"),
     "release": ("run", "report", "records"),
     "page": ("report",),
-    "run": ("report", "benchmark", "classifier", "loggers", "data", "network", "records"),
+    "run": (
+        *("report", "benchmark", "block_selection", "classifier"),
+        *("loggers", "network", "data", "records"),
+    ),
     "search": ("records",),
     "compare": ("records",),
     "report": ("loggers", "network", "data", "metrics", "records"),

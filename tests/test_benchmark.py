@@ -110,8 +110,7 @@ def run(
 ) -> Benchmark:
     data = new_data(batch_size)
     benchmark = Benchmark(network or new_network(), detectors, data.sources, **options)
-    data.fit_on = benchmark.fit_on
-    new_trainer(precision).test(benchmark, datamodule=data, verbose=False)
+    benchmark.run(new_trainer(precision), data)
     return benchmark
 
 
@@ -259,7 +258,7 @@ def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
 def test_loaders_that_do_not_match_the_sources_are_refused() -> None:
     data = new_data()
     benchmark = Benchmark(new_network(), {"means": ClassMeans()}, data.sources)
-    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on"):
+    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; start it with"):
         new_trainer().test(benchmark, datamodule=data, verbose=False)
 
 
@@ -281,9 +280,7 @@ def kept_run(folder: Path, batches: float, network: Network) -> Benchmark:
     data = new_data()
     detectors = {"she": SHE(), "msp": Fails(batches)}
     benchmark = Benchmark(network, detectors, data.sources)
-    benchmark.keep_in(folder)
-    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
-    new_trainer().test(benchmark, datamodule=data, verbose=False)
+    benchmark.run(new_trainer(), data, keep_in=folder)
     return benchmark
 
 

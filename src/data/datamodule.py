@@ -17,7 +17,8 @@ from src.data.datasets import Batch, ImageSet, Source, StoredImages
 from src.data.sampling import BatchSampler
 from src.data.transforms import CropFlip
 
-RESERVED = {"id", "train", "validation", "average"}
+PARTS = {"train", "validation"}  # of the ID training images
+RESERVED = {"id", "average"} | PARTS
 
 
 class ImageData(L.LightningDataModule):
@@ -106,8 +107,7 @@ class ImageData(L.LightningDataModule):
         self.loaded: dict[str, ImageSet | StoredImages] = {}
         self.sets: dict[str, dict[str, Any]] = {}  # what became of each set, for the report
         self.image_shape: tuple[int, ...] | None = None  # that all images must have
-        self.fit_on: Sequence[str] = ()  # parts of the ID training images that testing begins with
-        self.tested: Sequence[str] = self.sources  # what testing goes on with
+        self.tested: tuple[str, ...] = self.sources  # what the test loop runs over
 
     @property
     def num_classes(self) -> int:
@@ -118,6 +118,15 @@ class ImageData(L.LightningDataModule):
     def sources(self) -> tuple[str, ...]:
         """Names of the test loaders, in their order: `id`, then the OOD sets."""
         return tuple(name for name in self.named if name != "train")
+
+    def test_on(self, names: Sequence[str]) -> None:
+        """Sets what the test loop runs over, in this order.
+
+        Args:
+            names: Names of `sources`; "train" or "validation" for a part of the ID training
+                images, in evaluation order.
+        """
+        self.tested = tuple(names)
 
     def check_network(self, num_classes: int, image_shape: Sequence[int]) -> None:
         """Refuses a network with another number of classes, and later images of another shape.
@@ -152,7 +161,8 @@ class ImageData(L.LightningDataModule):
                 rest fills no batch, if images cannot be decoded or have another shape than the
                 network's, or if an OOD set has the images of the ID test set.
         """
-        for name in self.named if self.fit_on or stage != "test" else self.sources:
+        needs_training = stage != "test" or not PARTS.isdisjoint(self.tested)
+        for name in self.named if needs_training else self.sources:
             self._check_shape(name, self._decoded(name))
         if stage == "fit":
             self.train_dataloader()
@@ -212,9 +222,8 @@ class ImageData(L.LightningDataModule):
         return self._loader(self._images("train"), self.eval_batch_size)
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
-        """Returns the loaders of the parts to fit on, then those of `tested`."""
-        images = [self._part(part) for part in self.fit_on]
-        images += [self._images(name) for name in self.tested]
+        """Returns one loader for each name given to `test_on`; by default those of `sources`."""
+        images = [self._part(n) if n in PARTS else self._images(n) for n in self.tested]
         return [self._loader(each, self.eval_batch_size) for each in images]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

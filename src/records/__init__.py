@@ -1,6 +1,6 @@
-"""Ground that needs no torch: whole files, histories, names of columns, colors, printed lines.
+"""What every room may use and that needs no torch: atomic writes, histories, column names, output.
 
-Every other room may stand on it; it stands on none.
+It imports no other room.
 """
 
 __all__ = ["exports", "git_state", "read_history", "say", "show", "try_to_write", "write_whole"]

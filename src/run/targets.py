@@ -1,4 +1,4 @@
-"""What a configuration names to be called: is it there, and may a checkpoint name it?"""
+"""The `_target_`s of a configuration: are they installed, and may a checkpoint name them?"""
 
 __all__ = ["check_installed", "check_targets"]
 
@@ -15,13 +15,13 @@ EXTRAS = {
     "sqlalchemy": "mlflow",
     "alembic": "mlflow",
 }
-# packages that a target of ours needs beside this project's dependencies
+# packages that a target of this project needs beyond its dependencies
 BEHIND = {
     "src.loggers.TensorBoardLogger": ("tensorboard",),
     "src.loggers.mlflow_logger": ("mlflow", "sqlalchemy", "alembic"),
 }
 
-# what a checkpoint may name: constructors that do nothing but construct
+# what a checkpoint may name: constructors without side effects
 TRUSTED = (
     "src.",
     "torchvision.models.",
@@ -37,14 +37,14 @@ TRUSTED = (
 
 
 def check_installed(config: Any, path: str = "") -> None:
-    """Refuses a configuration that names a package which is not there.
+    """Refuses a configuration that names a package which is not installed.
 
     Args:
-        config: plain containers.
-        path: of the configuration, with a dot behind it.
+        config: Plain containers.
+        path: Path of the node within the configuration, followed by a dot.
 
     Raises:
-        ModuleNotFoundError: if a `_target_` is in a package that is not installed.
+        ModuleNotFoundError: If a `_target_` is in a package that is not installed.
     """
     if isinstance(config, list):
         config = dict(enumerate(config))
@@ -62,11 +62,11 @@ def check_installed(config: Any, path: str = "") -> None:
 
 
 def check_targets(config: Any, path: str = "") -> None:
-    """Refuses a checkpoint's configuration that would call what no training of ours calls.
+    """Refuses the configuration of a checkpoint that calls what no training here would call.
 
     Raises:
-        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
-            layers or Lightning's trainer.
+        ValueError: If a `_target_` is outside this project, torchvision's networks, torch's layers
+            and optimizers, and Lightning's trainer.
     """
     if isinstance(config, list):
         config = dict(enumerate(config))
