@@ -32,7 +32,7 @@ ROOMS = {
     "report": ("loggers", "network", "data", "metrics", "records"),
     "benchmark": ("detectors", "network", "data", "metrics", "records"),
     "block_selection": ("network", "data", "metrics", "records"),
-    "classifier": ("network", "data"),
+    "classifier": ("network", "data", "records"),
     "detectors": ("network", "metrics", "counter_random"),
     "loggers": ("records",),
     "network": ("metrics", "records"),
