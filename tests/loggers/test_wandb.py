@@ -1,4 +1,4 @@
-"""W&B never blocks a run: without key, terminal or network it goes offline and says so once."""
+"""W&B never blocks a run: without key, terminal or network it goes offline and logs so once."""
 
 import json
 import logging
