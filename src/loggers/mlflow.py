@@ -108,22 +108,14 @@ def mlflow_logger(
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
         return Silent()
     os.environ.update({key: QUIET[key] for key in QUIET.keys() - os.environ.keys()})
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # its errors are raised as well
-    if tracking_uri.startswith(SQLITE):
-        Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     is_resumed = id_file is not None and Path(id_file).exists()
-    known = {key: value for key, value in (tags or {}).items() if value is not None}
     try:
-        client = MlflowClient(tracking_uri)
-        if is_resumed:
-            run_id = Path(str(id_file)).read_text()
-        else:
-            at = experiment_id(client, experiment, tracking_uri)
-            run_id = client.create_run(at, run_name=name, tags=known | git_tags()).info.run_id
+        known = Path(str(id_file)).read_text() if is_resumed else None
+        run_id = open_run(experiment, tracking_uri, known, name=name, tags=tags or {})
     except MlflowException as error:
         raise ValueError(
             f"expected an MLflow store at {tracking_uri}, got {str(error).splitlines()[0]}; "
@@ -134,6 +126,28 @@ def mlflow_logger(
     logger = MLflowLogger(tracking_uri=tracking_uri, run_id=run_id)
     logger.is_resumed, logger.keeps_checkpoint = is_resumed, log_checkpoint
     return logger
+
+
+def open_run(
+    experiment: str,
+    tracking_uri: str,
+    run_id: str | None,
+    *,
+    name: str | None,
+    tags: Mapping[str, str | None],
+) -> str:
+    """Returns the id of a run: of the given one, or of a new one."""
+    from mlflow import MlflowClient
+
+    if tracking_uri.startswith(SQLITE):
+        Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri)
+    if run_id is not None:
+        return run_id
+    at = experiment_id(client, experiment, tracking_uri)
+    known = {key: value for key, value in tags.items() if value is not None}
+    opened: str = client.create_run(at, run_name=name, tags=known | git_tags()).info.run_id
+    return opened
 
 
 def allowed(params: Any) -> Any:

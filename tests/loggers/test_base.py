@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from src.loggers import Dispensable, finish, mlflow_logger, needs
+from src.loggers import Dispensable, finish, needs
 from src.run.targets import packages_of
 from tests import REPOSITORY
 
@@ -72,7 +72,6 @@ def test_a_logger_declares_the_packages_that_it_needs() -> None:
     }
     assert packages_of("src.loggers.CSVLogger") == {"src": None}
     assert packages_of("timm.create_model") == {"timm": "timm"}
-    assert mlflow_logger.__name__ == "mlflow_logger"
 
 
 def test_the_end_of_a_run_ends_every_logger() -> None:

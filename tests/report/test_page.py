@@ -148,7 +148,7 @@ def test_the_page_of_a_real_run_says_what_its_files_say(finished_run: Path) -> N
         assert f"{title} {100 * average[key]:.1f} %" in words
     for text in (*metrics["counts"], "Over epochs:", "Over images:", "Over puzzles:"):
         assert text in words
-    assert "In hindsight, which takes the OOD images that no selection may see" in words
+    assert "In hindsight, with the OOD images that the selection must not use" in words
     assert "python -m src.train trainer.max_epochs=2 logger=wandb" in words
     assert "200 of the training images are held out" in words
     images = [attributes for tag, attributes in read(finished_run).elements if tag == "img"]
@@ -262,7 +262,7 @@ def test_a_run_without_selection_labels_or_pictures_has_a_page(tmp_path: Path) -
     scores.label = torch.full_like(scores.label, -1)
     reader = read(page_of(tmp_path, scores, pictures=None))
     assert "average AUROC of msp" in reader.words
-    for absent in ("ID accuracy", "The selected block", "What confuses it", "Over epochs"):
+    for absent in ("ID accuracy", "The selected block", "Errors", "Over epochs"):
         assert absent not in reader.words
     assert len([tag for tag, _ in reader.elements if tag == "img"]) == 2
 
