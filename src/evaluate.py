@@ -102,7 +102,7 @@ def main(cfg: DictConfig) -> None:
         evaluate(cfg)
     finally:
         if loggers := sys.modules.get("src.loggers"):
-            loggers.finish_wandb()
+            loggers.finish()
 
 
 if __name__ == "__main__":

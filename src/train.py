@@ -54,7 +54,7 @@ def main(cfg: DictConfig) -> None:
         train(cfg)
     finally:
         if loggers := sys.modules.get("src.loggers"):
-            loggers.finish_wandb()
+            loggers.finish()
 
 
 if __name__ == "__main__":

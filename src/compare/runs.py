@@ -16,7 +16,6 @@ from src.records.columns import block_columns, detector_columns
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
-PRUNED = {"wandb", "tensorboard", "mlflow", "checkpoints", "figures"}
 # what a run may differ in and still be the same experiment: places, and what evaluation adds
 APART = {
     *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
@@ -217,14 +216,25 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """Yields JSON files, config.yaml without metrics.json beside it, and empty directories."""
+    """Yields JSON files, config.yaml without metrics.json beside it, and empty directories.
+
+    Within the directory of a run, whose loggers may keep anything there, it yields finished runs.
+    """
+    runs: set[Path] = set()
     for place, folders, files in os.walk(folder):
-        if not folders and not files:
-            yield Path(place)
-        folders[:] = sorted(f for f in folders if f not in PRUNED and not f.startswith("."))
+        here, is_empty = Path(place), not folders and not files
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if "config.yaml" in files:
+            runs.add(here)
+        if runs.intersection(here.parents):
+            if {"config.yaml", "metrics.json"} <= set(files):
+                yield here / "metrics.json"
+            continue
+        if is_empty:
+            yield here
         if "config.yaml" in files and "metrics.json" not in files:
-            yield Path(place, "config.yaml")
-        yield from (Path(place, file) for file in sorted(files) if file.endswith(".json"))
+            yield here / "config.yaml"
+        yield from (here / file for file in sorted(files) if file.endswith(".json"))
 
 
 def without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -22,7 +22,7 @@ from src.network import Network
 from src.records.console import show
 from src.records.git_state import git_state
 from src.report.media import log_selection
-from src.report.results import write_report
+from src.report.results import FinishedRun, write_report
 from src.report.tables import block_table, result_table, selection_table
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.configuration import network_name, run_name, sweep
@@ -94,21 +94,22 @@ def report(
         return
     run_dir = Path(cfg.run_dir)
     checkpoints = cast(AtomicCheckpoints, trainer.strategy.checkpoint_io)
-    metrics = write_report(
-        run_dir,
-        benchmark.scores,
+    scores = benchmark.scores
+    run = FinishedRun(
+        run_dir=run_dir,
+        scores=scores,
         experiment=cfg.name,
         network=network_name(cfg),
         selected_block=benchmark.network.selected,
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
-        data=data.facts(benchmark.scores.counts if trainer.limit_test_batches == 1.0 else None),
-        loggers=trainer.loggers,
-        step=trainer.global_step,
-        complete=checkpoints.complete(),
+        data=data.facts(scores.counts if trainer.limit_test_batches == 1.0 else None),
         pictures=data.pictures,
+        step=trainer.global_step,
+        is_complete=checkpoints.complete(),
     )
+    metrics = write_report(run, trainer.loggers)
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
     if not (run_dir / "metrics.json").exists():
         raise no_room("results", run_dir)

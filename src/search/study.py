@@ -42,7 +42,7 @@ def read_outcome(run_dir: Path) -> Outcome:
     if history is None or not accuracies:
         raise ValueError(
             f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without; search "
-            "with a selection and with logger=csv or logger=wandb"
+            "with a selection and without removing the CSV logger"
         )
     ratio = history.ratio[-1]
     selected, accuracy = int(select(ratio)), float(accuracies[-1]["val/accuracy"])
@@ -173,7 +173,7 @@ def say_above(text: str) -> None:
 def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
     """Trains in a process of its own; returns None, and notes the error, if it failed."""
     overrides = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-    group = f"group={json.dumps(run_dir.parent.name)}"  # in W&B and MLflow
+    group = f"group={json.dumps(run_dir.parent.name)}"  # shown by loggers
     command = [sys.executable, "-m", "src.train", group, *overrides, "benchmark=false"]
     trial.set_user_attr("overrides", overrides)
     log = run_dir.with_suffix(".log")

@@ -232,6 +232,18 @@ def test_what_is_left_out_and_what_is_mixed_is_said(tmp_path: Path) -> None:
     assert not any("other.json" in note for note in found.notes)
 
 
+def test_whatever_loggers_keep_in_a_run_only_runs_count(tmp_path: Path) -> None:
+    leave_run(tmp_path / "run")
+    for folder in ("some_logger/empty", "some_logger/parts"):
+        (tmp_path / "run" / folder).mkdir(parents=True)
+    for name in ("config.yaml", "metrics.json"):
+        (tmp_path / "run/some_logger" / name.replace("metrics", "any")).write_text("{}")
+    leave_run(tmp_path / "run/evaluations/again", seed=1)
+    runs, left_out = find_runs([tmp_path])
+    assert [run.path.parent.name for run in runs] == ["again", "run"]
+    assert not left_out
+
+
 def test_a_run_without_selection_has_dashes_for_its_block(tmp_path: Path) -> None:
     metrics = leave_run(tmp_path / "run", detectors=("msp",))
     kept = {name: each for name, each in metrics["detectors"].items() if "@" not in name}

@@ -106,7 +106,7 @@ def test_a_logger_whose_package_is_absent_is_refused(
 def test_an_mlflow_that_is_not_there_is_refused(refused: Refused) -> None:
     seen = refused("src.train", "logger=mlflow", "logger.mlflow.tracking_uri=nowhere://store")
     assert "expected an MLflow store at nowhere://store, got" in seen
-    assert "mend logger.mlflow.tracking_uri, or log without MLflow: logger=csv" in seen
+    assert "correct logger.mlflow.tracking_uri, or run without MLflow: logger=csv" in seen
 
 
 @pytest.mark.parametrize("module", ["src.train", "src.evaluate"])

@@ -51,7 +51,7 @@ def kill_service(process: int) -> None:
 
 @pytest.mark.parametrize(
     ("lost", "warning"),
-    [("network", "Timed out finishing run"), ("service", "WandbLogger is lost")],
+    [("network", "Timed out finishing run"), ("service", "WandbLogger failed")],
 )
 def test_a_w_and_b_that_is_lost_in_mid_run_costs_no_number(
     lost: str, warning: str, tmp_path: Path
