@@ -79,8 +79,8 @@ class FSSD(BlocksDetector):
     Needs:
         Feature maps of blocks.
     Extra passes:
-        None without a step. With one: one forward pass, and one forward and one backward pass for
-        each block. "logreg" adds one forward pass while fitting.
+        With `step`: one forward pass, and one forward and one backward pass for each block.
+        "logreg" adds one forward pass while fitting.
     Differs:
         The authors fit the logistic regression, and choose the step, on test images of the OOD set
         under test. They standardise the gradient over the whole batch; here it is standardised

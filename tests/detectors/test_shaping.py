@@ -338,7 +338,7 @@ def test_adascale_scales_by_each_images_own_percentile(
         (lambda: SCALE(percent=120), "percent within 0..100 percent, got 120"),
         (lambda: AdaSCALE(variant="x"), "variant 'a' or 'l', got 'x'"),
         (lambda: Perturbed(MSP(), pixels="most"), "pixels 'all' or 'largest', got 'most'"),
-        (lambda: NAN(pool_first=False), "block whose map is not pooled, got at=None"),
+        (lambda: NAN(pool_first=False), "expected a block for pool_first=False, got at=None"),
         (lambda: ReAct(DICE()), "a detector without fit within ReAct, got DICE"),
     ],
 )
