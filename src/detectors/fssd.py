@@ -61,14 +61,13 @@ class FSSD(BlocksDetector):
             regression on all distances that separates ID from pseudo-OOD images.
         noise_images: Number of noise images that define the singularity.
         seed: Seed of the noise.
-        step: Step of the image, in [0, 1], along the standardised gradient towards the
+        step: Step in units of the image, in [0, 1], along the standardised gradient towards the
             singularity, for each block separately. 0 takes none.
         pseudo_ood: Function of (B, C, H, W) images and (B,) indices that returns pseudo-OOD
             images. Only `combine="logreg"` takes it.
 
     Raises:
-        ValueError: If `combine` is unknown, `noise_images` is below 1, `step` is below 0, or
-            `pseudo_ood` is given without "logreg" or missing with it.
+        ValueError: If an argument is out of range, or `pseudo_ood` does not suit `combine`.
 
     Source:
         Huang et al., "Feature Space Singularity for Out-of-Distribution Detection", SafeAI 2021,
@@ -82,10 +81,9 @@ class FSSD(BlocksDetector):
         With `step`: one forward pass, and one forward and one backward pass for each block.
         "logreg" adds one forward pass while fitting.
     Differs:
-        The authors fit the logistic regression, and choose the step, on test images of the OOD set
-        under test. They standardise the gradient over the whole batch; here it is standardised
-        over each image. "zscore", and "last" as a score of its own, are experimental. The
-        singularity is computed once: if the weights change later, build a new detector.
+        The authors fit the regression and choose the step on test images of the OOD set under
+        test, and standardise the gradient over the whole batch. "zscore", and "last" as a score of
+        its own, are experimental. If the weights change later, build a new detector.
     """
 
     singularity: Tensor

@@ -54,5 +54,5 @@ def needs_labels(detector: Detector) -> bool:
 @pytest.mark.parametrize("text", ["Some images.", "All ID test images.", "All training images."])
 def test_a_section_of_another_form_is_refused(text: str) -> None:
     kind = type("Mine", (Detector,), {"__doc__": f"Mine.\n\nFitted on:\n    {text}\n"})
-    with pytest.raises(ValueError, match="expected Mine to be fitted on 'Nothing.'.*; rewrite"):
+    with pytest.raises(ValueError, match=r"expected Mine to be fitted on 'Nothing.'.*; rewrite"):
         fitted_on(kind)

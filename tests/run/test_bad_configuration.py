@@ -173,8 +173,8 @@ BENCHMARKS = {
     ),
     "wrapped detector at a block that is not there": (
         [
-            "+detectors.odin={_target_: src.detectors.Perturbed, detector: "
-            "{_target_: src.detectors.DividedByNAN, detector: {_target_: src.detectors.KNN, at: nope}}}"
+            "+detectors.odin={_target_: src.detectors.Perturbed, detector: {_target_: "
+            "src.detectors.DividedByNAN, detector: {_target_: src.detectors.KNN, at: nope}}}"
         ],
         ["expected a block of ResNet, got 'nope'; blocks are layer1.0", "layer4.1"],
     ),
