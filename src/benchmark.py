@@ -3,7 +3,7 @@
 __all__ = ["Benchmark"]
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Benchmark(L.LightningModule):
             in float32 whatever it was trained in, so that the figures do not depend on it.
 
     Raises:
-        ValueError: If a detector reads a block that the network does not have.
+        ValueError: If the arguments of a detector do not fit the network.
     """
 
     scores: Scores
@@ -120,7 +120,8 @@ class Benchmark(L.LightningModule):
     @property
     def needs_selection(self) -> bool:
         """Whether a column reads the selected block and none has been selected yet."""
-        at_selected = any(detector.at == "selected" for detector in self.columns.values())
+        columns = self.columns.values()
+        at_selected = any("selected" in detector.named_blocks() for detector in columns)
         return at_selected and self.network.selected is None
 
     def check_selection(self) -> None:
@@ -196,8 +197,10 @@ class Benchmark(L.LightningModule):
         label = batch.label if source == 0 else torch.full_like(batch.label, -1)
         self.table.update(score, source, batch.index, label, seen.logits.argmax(dim=1))
 
-    def _observe(self, image: Tensor, detectors: Iterable[Detector]) -> ForwardPass:
+    def _observe(self, image: Tensor, detectors: Collection[Detector]) -> ForwardPass:
         self.forward_passes += 1
+        for detector in detectors:
+            detector.prepare(self.network)
         read = [pair for detector in detectors for pair in detector.reads(self.network)]
         return self.network.observe(image, keep_maps=False, read=read)
 

@@ -33,7 +33,7 @@ ROOMS = {
     "benchmark": ("detectors", "network", "data", "metrics", "records"),
     "block_selection": ("network", "data", "metrics", "records"),
     "classifier": ("network", "data", "records"),
-    "detectors": ("network", "metrics", "counter_random"),
+    "detectors": ("network", "metrics", "records", "counter_random"),
     "loggers": ("records",),
     "network": ("metrics", "records"),
     "data": ("records", "counter_random"),

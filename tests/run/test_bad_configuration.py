@@ -167,6 +167,21 @@ BENCHMARKS = {
         ["detectors.featurenorm.at=layer9.9"],
         ["expected a block of ResNet, got 'layer9.9'; blocks are layer1.0", "layer4.1"],
     ),
+    "detectors of blocks that are not there": (
+        ["+detectors.fssd={_target_: src.detectors.FSSD, blocks: [layer4.0, nope]}"],
+        ["expected a block of ResNet, got 'nope'; blocks are layer1.0", "layer4.1"],
+    ),
+    "wrapped detector at a block that is not there": (
+        [
+            "+detectors.odin={_target_: src.detectors.Perturbed, detector: {_target_: "
+            "src.detectors.DividedByNAN, detector: {_target_: src.detectors.KNN, at: nope}}}"
+        ],
+        ["expected a block of ResNet, got 'nope'; blocks are layer1.0", "layer4.1"],
+    ),
+    "projection of fewer dimensions than channels": (
+        ["+detectors.hdff={_target_: src.detectors.HDFF, hd_dim: 3}"],
+        ["expected hd_dim of at least", "got 3; raise it, or set hd_dim=None"],
+    ),
     "detector at the selected block, and no selection": (
         ["selection=none"],
         ["no block selected; train with BlockSelection", "or set at: <block>"],
