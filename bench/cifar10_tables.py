@@ -93,6 +93,14 @@ def summary() -> str:
     return table(["network", "FeatureNorm", "Energy", "MSP", "best"], body)
 
 
+def choices() -> str:
+    """The table of networks of `src.compare`, without the experiment and the number of runs."""
+    lines = [line.strip("| ").split(" | ") for line in section("Networks").splitlines()]
+    header, body = lines[0], lines[2:]
+    kept = [at for at, title in enumerate(header) if title not in ("experiment", "n")]
+    return table([header[at] for at in kept], [[line[at] for at in kept] for line in body])
+
+
 def compared(row: Row) -> list[str]:
     """Returns the detectors that every run of a row was scored by."""
     every = [set(run.detectors) for run in row.runs]
@@ -225,6 +233,7 @@ def codec() -> str:
 
 TABLES = {
     "summary": summary,
+    "choices": choices,
     "networks": partial(section, "Networks"),
     "average-auroc": partial(section, "Average: AUROC"),
     "beside-the-paper": partial(section, "Beside the paper"),

@@ -41,7 +41,8 @@ def test_the_command_writes_what_a_page_lacks(
     monkeypatch.setattr(pages, "ROOT", tmp_path)
     pages.main()
     assert tables(page.read_text()) == tables(pages.TABLES["summary"]())
-    assert page.read_text().startswith("before\n") and page.read_text().endswith("\nafter\n")
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("\nafter\n")
 
 
 def test_the_summary_is_in_the_readme_and_in_the_results() -> None:
