@@ -20,6 +20,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from PIL import Image
+from playwright.sync_api import Browser
 
 from src.data import ImageData
 from src.search.space import split
@@ -92,6 +93,21 @@ def test_the_site_loads_nothing_from_elsewhere(built: dict[Path, Links]) -> None
     for page in built.values():
         assert page.loaded
         assert not [each for each in page.loaded if re.match(r"(\w+:)?//", each)]
+
+
+@pytest.mark.parametrize("start", ["index.html", "api/detectors.html"])
+def test_the_search_works_from_disk_and_fetches_nothing(
+    start: str, site: Path, browser: Browser
+) -> None:
+    asked: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((site / start).as_uri())
+    page.locator(".md-search__input").press_sequentially("spearman")
+    page.locator(".md-search-result__link").first.click()
+    page.wait_for_url("**/compare.html**")
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    page.close()
 
 
 @pytest.mark.parametrize("page", [README, *COMMUNITY], ids=lambda page: page.stem)
