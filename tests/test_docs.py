@@ -256,13 +256,19 @@ def code_of(page: Path, language: str) -> list[str]:
     return [text for kind, text in snippets(page) if kind == language]
 
 
-@pytest.mark.parametrize("page", ["add_detector", "faq", "networks", "api/index"])
+@pytest.mark.parametrize("page", ["add_detector", "add_data", "faq", "networks", "api/index"])
 def test_documented_code_runs(page: str, finished_run: Path) -> None:
     (code,) = code_of(DOCS / f"{page}.md", "python")
     names: dict[str, object] = {}
     exec(code.replace("logs/quickstart/TIME", str(finished_run)), names)
-    defined = {"add_detector": "Margin", "faq": "threshold", "networks": "network"}
-    assert defined.get(page, "score") in names
+    defined = {
+        "add_detector": "Margin",
+        "add_data": "Squares",
+        "faq": "threshold",
+        "networks": "network",
+        "api/index": "score",
+    }
+    assert defined[page] in names
 
 
 def test_the_code_of_the_readme_scores_an_image() -> None:

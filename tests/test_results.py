@@ -26,11 +26,10 @@ def test_every_table_stands_on_a_page() -> None:
         assert written <= shown, name
 
 
-def test_every_place_of_a_table_is_closed_and_filled() -> None:
+def test_every_place_of_a_table_is_closed() -> None:
     for page in pages.pages():
         text = page.read_text()
-        places = pages.PLACE.findall(text)
-        assert text.count("<!-- table: ") == text.count("<!-- end -->") == len(places), page
+        assert text.count("<!-- table: ") == len(pages.PLACE.findall(text)), page
 
 
 def test_the_command_writes_what_a_page_lacks(
