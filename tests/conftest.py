@@ -3,12 +3,13 @@
 import hashlib
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests import REPOSITORY
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # what a launcher, W&B or Lightning leave in the environment; it would change what a test starts
 FOREIGN = (
@@ -182,3 +186,26 @@ def content() -> Callable[[Path], dict[str, str]]:
         }
 
     return read
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The system's Chromium, driven by Playwright; pages time out with their test alone.
+
+    It ends with the module: while it lives, no other event loop can run in this thread.
+    """
+    from playwright.sync_api import sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    chromium = next((path for name in names if (path := shutil.which(name))), None)
+    if chromium is None:
+        pytest.skip("Chromium is not installed: apt-get install chromium")
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(
+            executable_path=chromium,
+            args=["--no-sandbox"],  # root has none
+            timeout=0,
+        ) as browser,
+    ):
+        yield browser

@@ -3,21 +3,22 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import yaml
 from PIL import Image
+from playwright.sync_api import Browser, Page
 
 from src.metrics.score_table import Scores
 from src.report.__main__ import main
 from src.report.blocks import blocks_of, selection_of
 from src.report.page import detector_rows, duration, write_page
 from src.report.results import FinishedRun, write_report
-from tests.report.browser import CHROMIUM, Page, chromium
 
 # long names leave a panel of `score_histograms` no room; the page is what is looked at here
 pytestmark = pytest.mark.filterwarnings("ignore:constrained_layout not applied:UserWarning")
@@ -347,41 +348,49 @@ def test_a_time_reads_as_a_person_says_it() -> None:
     ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with chromium() as page:
-        yield page
+@contextmanager
+def shown(
+    browser: Browser, path: Path, width: int, scheme: Literal["light", "dark"] = "light"
+) -> Iterator[tuple[Page, list[str], list[str]]]:
+    """A page in a window of so many CSS pixels, its complaints, and the addresses it asks for."""
+    complaints: list[str] = []
+    asked: list[str] = []
+    with browser.new_page(
+        viewport={"width": width, "height": 800}, color_scheme=scheme, is_mobile=width < 800
+    ) as page:
+        page.set_default_timeout(0)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(error.message))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        yield page, complaints, asked
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("which", ["finished_run", "rich"])
 def test_a_browser_shows_it_within_the_window_and_without_complaint(
-    which: str, width: int, scheme: str, browser: Page, request: pytest.FixtureRequest
+    which: str,
+    width: int,
+    scheme: Literal["light", "dark"],
+    browser: Browser,
+    request: pytest.FixtureRequest,
 ) -> None:
     path = request.getfixturevalue(which) / "report.html"
-    browser.open(path, width, scheme=scheme)
-    assert browser.value("document.documentElement.scrollWidth") <= width
-    assert browser.value("Math.max(...[...document.querySelectorAll('main > section > *')].map("
-                         "each => each.getBoundingClientRect().right))") <= width  # fmt: skip
-    assert browser.value("[...document.images].every(each => each.naturalWidth > 0)")
-    said = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
-    assert not [event for event in browser.events if event["method"] in said]
-    asked = [
-        event["params"]["request"]["url"]
-        for event in browser.events
-        if event["method"] == "Network.requestWillBeSent"
-    ]
+    with shown(browser, path, width, scheme) as (page, complaints, asked):
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        edges = """[...document.querySelectorAll('main > section > *')].map(
+            each => each.getBoundingClientRect().right)"""
+        assert max(page.evaluate(edges)) <= width
+        assert page.evaluate("[...document.images].every(each => each.naturalWidth > 0)")
+    assert complaints == []
     assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()]
 
 
 def test_the_names_of_detectors_stay_where_the_table_is_scrolled(
-    rich: Path, browser: Page
+    rich: Path, browser: Browser
 ) -> None:
-    browser.open(rich / "report.html", 390)
-    script = """(() => {
+    script = """() => {
         const scroll = document.querySelector('table.ood').parentElement;
         const name = scroll.querySelector('tbody th'), head = scroll.querySelector('thead th');
         const before = [name.getBoundingClientRect().left, head.getBoundingClientRect().top];
@@ -390,8 +399,9 @@ def test_the_names_of_detectors_stay_where_the_table_is_scrolled(
             name.getBoundingClientRect().left - before[0],
             head.getBoundingClientRect().top - before[1],
             name.getBoundingClientRect().width];
-    })()"""
-    left, top, moved, risen, width = browser.value(script)
+    }"""
+    with shown(browser, rich / "report.html", 390) as (page, _, _):
+        left, top, moved, risen, width = page.evaluate(script)
     assert (left, top) == (300, 200)
     assert abs(moved) <= 1
     assert abs(risen) <= 1
