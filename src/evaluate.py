@@ -23,6 +23,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from src.records.configs import CONF
+
 
 def evaluate(cfg: DictConfig) -> None:
     """Rebuilds network and data, selects a block if need be, benchmarks in `cfg.run_dir`."""
@@ -104,7 +106,7 @@ def evaluate(cfg: DictConfig) -> None:
     report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""
     try:

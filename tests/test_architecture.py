@@ -19,7 +19,7 @@ from tests import REPOSITORY
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 # room -> the rooms that it may import, from the door down: no arrow runs up
 ROOMS = {
-    "train": ("run", "benchmark", "classifier"),
+    "train": ("run", "benchmark", "classifier", "records"),
     "evaluate": ("run", "report", "benchmark", "classifier", "records"),
     "release": ("run", "report", "records"),
     "page": ("report",),

@@ -126,7 +126,7 @@ def test_the_cifar_protocols_insist_on_the_number_of_images(name: str, cifar_dir
     cfg = protocol(name, cifar_dir, real_counts=True)
     assert {each: source.count for each, source in cfg.ood.items()} == COUNTS
     for source in cfg.ood.values():
-        with pytest.raises(Exception, match=r"expected \d+ images in .* as the protocol has it"):
+        with pytest.raises(Exception, match=r"expected \d+ images in .* as the protocol requires"):
             instantiate(source).load()
 
 
