@@ -182,11 +182,11 @@ def test_every_target_of_make_is_one() -> None:
             assert re.search(rf"^{target}:", makefile.replace("$(VENV)", ".venv"), re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["add_detector", "faq"])
+@pytest.mark.parametrize("page", ["add_detector", "add_data", "faq"])
 def test_documented_code_runs(page: str, finished_run: Path) -> None:
     (code,) = [
         text for language, text in snippets(REPOSITORY / f"docs/{page}.md") if language == "python"
     ]
     names: dict[str, object] = {}
     exec(code.replace("logs/quickstart/TIME", str(finished_run)), names)
-    assert {"add_detector": "Margin", "faq": "threshold"}[page] in names
+    assert {"add_detector": "Margin", "add_data": "Squares", "faq": "threshold"}[page] in names

@@ -49,7 +49,10 @@ def test_what_is_missing_is_said_with_where_to_get_it(
     assert "train missing CIFAR-10: prepare=true fetches it" in text
     assert "id missing as train" in text
     text = run(command, capsys, "data=openood_imagenet", f"data_dir={tmp_path}")
-    assert "train missing image lists of OpenOOD v1.5: OpenOOD gives them on Google Drive" in text
+    assert (
+        "train missing image lists of OpenOOD v1.5: OpenOOD provides them only on Google Drive"
+        in text
+    )
     assert not list(tmp_path.iterdir())
 
 
