@@ -22,6 +22,8 @@ import hydra
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from src.records.configs import CONF
+
 
 def evaluate(cfg: DictConfig) -> None:
     """Rebuilds network and data, selects a block if needed, benchmarks in `cfg.run_dir`."""
@@ -95,7 +97,7 @@ def list_blocks(cfg: DictConfig) -> None:
         Path(cfg.run_dir).rmdir()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""
     try:

@@ -18,6 +18,8 @@ from time import perf_counter
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from src.records.configs import CONF
+
 
 def train(cfg: DictConfig) -> None:
     """Runs one experiment and leaves its results in `cfg.run_dir`."""
@@ -47,7 +49,7 @@ def train(cfg: DictConfig) -> None:
     report(cfg, trainer, benchmark, data, seconds)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""
     try:

@@ -19,7 +19,7 @@ from tests import REPOSITORY
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 # room -> the rooms that it may import, from the door down: no arrow runs up
 ROOMS = {
-    "train": ("run",),
+    "train": ("run", "records"),
     "evaluate": ("run", "report", "records"),
     "release": ("run", "report", "records"),
     "page": ("report",),

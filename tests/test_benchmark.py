@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.benchmark import Benchmark
-from src.data import ImageData, ImageSet
+from src.data import ImageData, ImageSet, Source
 from src.detectors import FSSD, KNN, MSP, SHE, Detector, Energy, FeatureNorm, MaxLogit, Perturbed
 from src.metrics import Scores, feature_norm
 from src.models import ResNet
@@ -22,7 +22,7 @@ TRAIN, HELD_OUT, BATCH = 30, 9, 4
 FIT = TRAIN - HELD_OUT
 
 
-class Memory:
+class Memory(Source):
     """A source of random images of three classes."""
 
     classes = ("a", "b", "c")
@@ -31,8 +31,6 @@ class Memory:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randint(0, 256, (n, 3, 12, 12), generator=generator, dtype=torch.uint8)
         self.images = ImageSet(image, torch.arange(n) % 3, self.classes)
-
-    def prepare(self) -> None: ...
 
     def load(self) -> ImageSet:
         return self.images

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from src.block_selection import BlockSelection
 from src.classifier import Classifier
-from src.data import ImageData, ImageSet
+from src.data import ImageData, ImageSet, Source
 from src.data.pseudo_ood import Jigsaw
 from src.models import ResNet
 from src.network import Network
@@ -26,7 +26,7 @@ VALIDATION_BATCHES, ALL_BATCHES = 3, 8  # of 4; the last of each holds two paddi
 OFFICIAL = {"split": "training", "normalised": False}
 
 
-class Memory:
+class Memory(Source):
     """A source of random images of three classes."""
 
     classes = ("a", "b", "c")
@@ -35,8 +35,6 @@ class Memory:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randint(0, 256, (n, 3, 12, 12), generator=generator, dtype=torch.uint8)
         self.images = ImageSet(image, torch.arange(n) % 3, self.classes)
-
-    def prepare(self) -> None: ...
 
     def load(self) -> ImageSet:
         return self.images

@@ -182,10 +182,7 @@ DOCUMENTED = sorted(set(commands()))
 
 def is_left_open(word: str) -> bool:
     """Whether the reader is to put in the name of a choice, or more keys."""
-    return (
-        word.endswith("...")
-        or re.match(r"(data|benchmark|net|experiment)=NAME$", word) is not None
-    )
+    return word.endswith("...") or re.match(r"(data|net|experiment)=NAME$", word) is not None
 
 
 @cache
@@ -227,8 +224,6 @@ def check(module: str, arguments: list[str]) -> None:
     """Raises if the command would be refused for its words."""
     if module in CONFIGS:
         overrides = get_args_parser().parse_args(arguments).overrides
-        if module == "src.data":
-            overrides = [re.sub("^benchmark=", "data=", text) for text in overrides]
         check_overrides(CONFIGS[module], overrides)
     elif module == "src.search":
         command = importlib.import_module("src.search.__main__")

@@ -77,6 +77,12 @@ def local_file(source: str) -> Path:
         )
     if not is_address:
         path = ROOT / place if named else Path(place)
+        if named and not path.is_file():
+            raise FileNotFoundError(
+                f"expected the weights {source} in {path}, got no such file; an installed "
+                f"package lacks them: get {place} from the repository, and set "
+                f"checkpoint=<its path>@sha256:{digest}"
+            )
         if not path.is_file():
             raise FileNotFoundError(
                 f"expected a checkpoint, got no file at {path}; set checkpoint= to the path or "

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
@@ -422,7 +423,8 @@ def test_another_id_set_is_not_put_beside_the_paper(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "wrn28_10", "vgg11"])
 def test_the_papers_networks_are_told_by_the_blocks_that_ours_have(name: str) -> None:
-    network = instantiate(OmegaConf.load(DOCS.parent.parent / "conf" / "net" / f"{name}.yaml"))
+    with initialize_config_dir(str(DOCS.parent.parent / "conf"), version_base="1.3"):
+        network = instantiate(compose("train", [f"net={name}", "run_dir=elsewhere"]).net)
     (known,) = [each for each in read_paper().networks.values() if name in each["names"]]
     assert known["blocks"] == list(network.blocks)
     assert known["selected_block"] in known["blocks"]
