@@ -2,13 +2,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: demo test test-oldest lint docs
+.PHONY: demo test test-fast test-oldest lint docs
 
 demo: $(VENV)/ready  ## the quickstart, on images that need no download
 	$(RUN) src.train
 
 test: $(VENV)/ready
-	$(RUN) pytest -n 2 --dist worksteal
+	$(RUN) pytest -n 2 --dist worksteal --durations=20
+
+test-fast: $(VENV)/ready  ## without what starts a run in a process of its own or takes seconds
+	$(RUN) pytest -n 2 --dist worksteal -m "not slow and not ddp"
 
 # the oldest versions that pyproject.toml allows, in an environment of their own
 test-oldest: .venv-oldest/ready

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -420,13 +419,11 @@ def test_the_papers_networks_are_told_by_the_blocks_that_ours_have(name: str) ->
         assert all(0 < value < 100 for pair in each.values() for value in pair)
 
 
-def test_help_needs_no_torch_and_no_second() -> None:
-    start = time.perf_counter()
+def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "src.compare", "--help"],
         cwd=DOCS.parent.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert time.perf_counter() - start < 2  # with room for a machine that is busy
     assert not re.search(r"\| +(torch|lightning|matplotlib|hydra)$", done.stderr, re.MULTILINE)
     assert "--sort" in done.stdout
 
@@ -472,6 +469,7 @@ def test_the_terminal_shows_few_detectors_and_says_how_to_see_all(
     assert all(name in shown for name in names)
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_with_its_table(
     command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -516,9 +514,9 @@ def test_only_the_first_process_compares_and_only_if_a_run_has_finished(
 
 @pytest.mark.slow
 def test_a_sweep_of_which_a_job_died_still_ends_with_its_table(
-    process: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+    forked: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
-    done = process(
+    done = forked(
         *("src.train", "-m", "net.net.num_classes=5,7", "trainer.max_epochs=1"),
         *("+trainer.limit_train_batches=5", "~data.ood.photographs", "~data.ood.noise"),
         f"hydra.sweep.dir={tmp_path}",

@@ -240,6 +240,7 @@ def test_a_state_dict_goes_through_a_file_into_another_network(
     assert other(image).equal(logits)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_observing_network_can_be_exported(network: Network, image: Tensor) -> None:
     exported = torch.export.export(Observer(network), (image,)).module()

@@ -26,6 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:constrained_layout not applied:U
 SCRIPT, AMPERSAND = "<script>alert(1)</script>", 'a & "b" $x'
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0")
 NORM_RATIO = {"layer1.0": 0.97, "layer2.0": 1.3, "layer3.0": 1.1}
+each_page = pytest.mark.parametrize(
+    "which", [pytest.param("finished_run", marks=pytest.mark.slow), "rich"]
+)
 KEYS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
 
 
@@ -122,7 +125,7 @@ def read(run_dir: Path) -> Reader:
     return Reader((run_dir / "report.html").read_text())
 
 
-@pytest.mark.parametrize("which", ["finished_run", "rich"])
+@each_page
 def test_a_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
     page = (request.getfixturevalue(which) / "report.html").read_text()
     reader = Reader(page)
@@ -387,7 +390,7 @@ def shown(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("which", ["finished_run", "rich"])
+@each_page
 def test_a_browser_shows_it_within_the_window_and_without_complaint(
     which: str,
     width: int,
