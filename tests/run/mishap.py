@@ -59,7 +59,8 @@ def strike() -> None:
         hit(b"wandb-core", signal.SIGKILL)
     elif mishap in ("death", "standstill"):
         hit(b"src.train", signal.SIGKILL if mishap == "death" else signal.SIGSTOP)
-        _set_pg_timeout(timedelta(seconds=1))  # the wait for the other, else of minutes
+        _set_pg_timeout(timedelta(seconds=1))  # of the wait for the other; minutes by default
+        print(f"mishap: {mishap}", flush=True)  # noqa: T201
 
 
 class Mishap(L.Callback):

@@ -82,14 +82,19 @@ def test_a_process_that_dies_or_is_stuck_ends_the_run(
 ) -> None:
     run = tmp_path / "run"
     arguments = ["trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={run}"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.run.mishap", mishap, *arguments],
-        cwd=REPOSITORY, env=user, start_new_session=True,
-    ) as first:  # fmt: skip
+    said = tmp_path / "said"
+    with (
+        said.open("w") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.run.mishap", mishap, *arguments],
+            cwd=REPOSITORY, env=user, start_new_session=True, stdout=output, stderr=output,
+        ) as first,
+    ):  # fmt: skip
         first.wait()
         with suppress(ProcessLookupError):
             os.killpg(first.pid, signal.SIGKILL)  # the second, if it is stopped
     assert first.returncode != 0
+    assert f"mishap: {mishap}" in said.read_text()
     assert (run / "norm_ratio.csv").exists()  # of the first epoch
     assert not (run / "metrics.json").exists()
 
