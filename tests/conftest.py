@@ -38,6 +38,7 @@ FOREIGN = (
     "GROUP_",
     "WORLD_SIZE",
 )
+PATIENT = "600"  # seconds that W&B waits for its own process on a busy machine
 OOD_FOLDERS = ("svhn", "textures", "tiny_imagenet", "scenes_resize", "scenes_crop")
 Command = Callable[..., None]
 Refused = Callable[..., str]
@@ -62,6 +63,7 @@ def clean_process() -> Iterator[None]:
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
+    os.environ["WANDB_X_SERVICE_WAIT"] = PATIENT
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
@@ -150,6 +152,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "HOME": str(tmp_path_factory.mktemp("home")),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",  # waiting processes leave the cores to the others
+        "WANDB_X_SERVICE_WAIT": PATIENT,
     }
 
 

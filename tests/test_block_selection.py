@@ -264,13 +264,15 @@ def test_images_that_are_their_own_pseudo_ood_give_one_and_the_deepest_block() -
 
 
 @pytest.mark.parametrize(
-    "pseudo_ood", [Jigsaw(13), lambda image, index: image.view(3, 3)], ids=["grid", "view"]
+    ("pseudo_ood", "says"),
+    [(Jigsaw(13), "at most 12.*got 13"), (lambda image, index: image.view(3, 3), "")],
+    ids=["grid", "view"],  # of the latter, torch chooses the words
 )
 def test_a_misfit_shows_before_the_first_forward(
-    pseudo_ood: Callable[[Tensor, Tensor], Tensor],
+    pseudo_ood: Callable[[Tensor, Tensor], Tensor], says: str
 ) -> None:
     run = Run(BlockSelection(pseudo_ood))
-    with pytest.raises((ValueError, RuntimeError), match=r"at most 12.*got 13|invalid for input"):
+    with pytest.raises((ValueError, RuntimeError), match=says):
         run()
     assert run.forwards == []
 

@@ -76,6 +76,7 @@ def training_of(cfg: DictConfig) -> tuple[Classifier, Benchmark]:
     return Classifier(network, **instantiate(cfg.optim)), benchmark
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "more"),
     [
@@ -127,6 +128,7 @@ def test_every_choice_of_every_group_composes_and_resolves(choice: str, composed
     assert composed("evaluate", [choice])[group]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_have_the_blocks_and_the_parameters_of_the_paper(
     name: str, composed: Any
@@ -137,6 +139,7 @@ def test_networks_have_the_blocks_and_the_parameters_of_the_paper(
     assert (len(network.blocks), parameters) == NETWORKS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_value_of_a_named_sweep_composes(sweep: str, composed: Any) -> None:
     overrides = ["experiment=cifar10_brief", f"sweep={sweep}", "run_dir=elsewhere"]

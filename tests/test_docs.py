@@ -144,6 +144,7 @@ def check_overrides(config: str, overrides: list[str]) -> None:
     check_composes(config, *asked)
 
 
+@pytest.mark.slow
 def test_every_documented_command_is_one() -> None:
     assert len(DOCUMENTED) > 100
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
