@@ -78,7 +78,7 @@ class PageReader(HTMLParser):
         return " ".join(self.text.split())
 
 
-def two_map_network(classes: int, width: int, std: float | Sequence[float] = 1.0) -> Network:
+def two_map_network(classes: int, width: int, std: float | Sequence[float] = 0.5) -> Network:
     """A network for (3, 9, 9) images with a feature of the given width, and blocks "1", "3"."""
     torch.manual_seed(0)
     net = nn.Sequential(
