@@ -9,11 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from tests import REPOSITORY
 
@@ -97,6 +100,12 @@ def test_a_process_that_dies_or_is_stuck_ends_the_run(
     assert f"mishap: {mishap}" in said.read_text()
     assert (run / "norm_ratio.csv").exists()  # of the first epoch
     assert not (run / "metrics.json").exists()
+
+
+def test_a_stuck_process_is_waited_for_as_long_as_configured() -> None:
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        cfg = compose("train", ["trainer=ddp_cpu", "trainer.strategy.timeout.minutes=7"])
+    assert instantiate(cfg.trainer.strategy)._timeout == timedelta(minutes=7)
 
 
 @pytest.mark.skipif(
