@@ -1,6 +1,7 @@
 """One thread, a machine where nobody has logged in to anything, and one finished run."""
 
 import hashlib
+import json
 import os
 import runpy
 import shutil
@@ -37,10 +38,18 @@ FOREIGN = (
     "GROUP_",
     "WORLD_SIZE",
 )
+PATIENT = "600"  # seconds that W&B waits for its own process on a busy machine
 OOD_FOLDERS = ("svhn", "textures", "tiny_imagenet", "scenes_resize", "scenes_crop")
 Command = Callable[..., None]
 Refused = Callable[..., str]
 Process = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that starts a run in a process of its own is slow."""
+    for item in items:
+        if {"process", "forked"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +63,7 @@ def clean_process() -> Iterator[None]:
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
+    os.environ["WANDB_X_SERVICE_WAIT"] = PATIENT
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
@@ -135,26 +145,56 @@ def save_images(folder: Path, count: int, *, grey: int = 0) -> None:
 
 
 @pytest.fixture(scope="session")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Process:
-    """`python -m module argument...` as a user without any account would run it."""
+def user(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a user without any account."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
-    environment |= {
+    return environment | {
         "HOME": str(tmp_path_factory.mktemp("home")),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",  # waiting processes leave the cores to the others
+        "WANDB_X_SERVICE_WAIT": PATIENT,
     }
+
+
+@pytest.fixture(scope="session")
+def process(user: dict[str, str]) -> Process:
+    """`python -m module argument...` as a user would run it. It ends, or its test times out."""
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=REPOSITORY,
-            env=environment,
+            env=user,
             capture_output=True,
             text=True,
-            timeout=200,
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forked(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """As `process`, but forked from a process that has imported everything: see tests.forked."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"],
+        cwd=REPOSITORY,
+        env=user,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+
+        def run(*command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+            assert server.stdin
+            assert server.stdout
+            folder = tmp_path_factory.mktemp("said")
+            order = {"command": command, "environment": user | variables, "folder": str(folder)}
+            print(json.dumps(order), file=server.stdin, flush=True)
+            code = int(server.stdout.readline())
+            said = [(folder / name).read_text() for name in ("stdout", "stderr")]
+            return subprocess.CompletedProcess(command, code, *said)
+
+        yield run
 
 
 @pytest.fixture(scope="session")

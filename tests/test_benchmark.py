@@ -10,30 +10,17 @@ import torch
 from torch import Tensor
 
 from src.benchmark import Benchmark
-from src.data import ImageData, ImageSet, Source
+from src.data import ImageData
 from src.detectors import FSSD, KNN, MSP, SHE, Detector, Energy, FeatureNorm, MaxLogit, Perturbed
 from src.metrics import Scores, feature_norm
 from src.models import ResNet
 from src.network import ForwardPass, Network, Reader
+from tests.fakes import Memory
 
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0", "layer4.0")
 COUNTS = {"id": 11, "near": 7, "far": 4, "single": 1}
 TRAIN, HELD_OUT, BATCH = 30, 9, 4
 FIT = TRAIN - HELD_OUT
-
-
-class Memory(Source):
-    """A source of random images of three classes."""
-
-    classes = ("a", "b", "c")
-
-    def __init__(self, n: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        image = torch.randint(0, 256, (n, 3, 12, 12), generator=generator, dtype=torch.uint8)
-        self.images = ImageSet(image, torch.arange(n) % 3, self.classes)
-
-    def load(self) -> ImageSet:
-        return self.images
 
 
 class ClassMeans(Detector):

@@ -32,7 +32,7 @@ def test_what_needs_no_torch_imports_none(command: tuple[str, ...]) -> None:
     environment = os.environ | {"COMP_LINE": f"{command[0]} data=open"}
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", *command],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60,
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert command[0] in done.stdout or "data" in done.stdout
@@ -89,6 +89,7 @@ class Watched:
         os.close(self.read)
 
 
+RATE = r"(\?| *[\d.]+)( batches/s|s/ batches)"  # the latter where one takes over a second
 RUN = (
     *("src.train", "trainer.max_epochs=2", "data.train.classes=[0,1]", "data.test.classes=[0,1]"),
     *("net.net.num_classes=2", "data.validation_size=50", "data.ood.noise.count=30"),
@@ -98,6 +99,7 @@ RUN = (
 )
 
 
+@pytest.mark.slow
 def test_long_work_shows_rate_and_time_left_on_a_terminal(
     command: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -106,11 +108,12 @@ def test_long_work_shows_rate_and_time_left_on_a_terminal(
     said = terminal.said.decode()
     tasks = ("training, epoch 1/2", "training, epoch 2/2", "validation", "fitting on train")
     for task in (*tasks, "scoring id", "scoring noise"):
-        assert re.search(rf"{task}: +\d+%.*\d+/\d+ \[.* batches/s", said), task
-    assert re.search(r"\d+/18 \[\d\d:\d\d<\d\d:\d\d, +[\d.]+ batches/s", said)  # of both epochs
+        assert re.search(rf"{task}: +\d+%.*\d+/\d+ \[.*{RATE}", said), task
+    assert re.search(rf"\d+/18 \[[\d:]+<[\d:]+, +{RATE}", said)  # of both epochs
     assert "val/accuracy=" in said
 
 
+@pytest.mark.slow
 def test_long_work_is_quiet_elsewhere(
     command: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,4 +128,4 @@ def test_long_work_is_quiet_elsewhere(
 def test_verification_shows_a_bar_on_a_terminal(image_folders: Path) -> None:
     with Watched() as terminal:
         contents(ImageFolder(image_folders / "cifar10/train", 32), "train")
-    assert re.search(r"train: .*/20 \[.* images/s", terminal.said.decode())
+    assert re.search(r"train: .*/20 \[.*( images/s|s/ images)", terminal.said.decode())

@@ -77,6 +77,7 @@ def training_of(cfg: DictConfig) -> tuple[Classifier, Benchmark]:
     return Classifier(network, **instantiate(cfg.optim)), benchmark
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "more"),
     [
@@ -136,6 +137,7 @@ def test_a_line_of_a_configuration_can_be_read() -> None:
     assert not long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_have_the_blocks_and_the_parameters_of_the_paper(
     name: str, composed: Any
@@ -146,6 +148,7 @@ def test_networks_have_the_blocks_and_the_parameters_of_the_paper(
     assert (len(network.blocks), parameters) == NETWORKS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sweep", SWEEPS)
 def test_every_value_of_a_named_sweep_composes(sweep: str, composed: Any) -> None:
     overrides = ["experiment=cifar10_brief", f"sweep={sweep}", "run_dir=elsewhere"]

@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
-        cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+        cwd=REPOSITORY, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder
@@ -206,6 +206,7 @@ def check_overrides(config: str, overrides: list[str]) -> None:
     check_composes(config, *asked)
 
 
+@pytest.mark.slow
 def test_every_documented_command_is_one() -> None:
     assert len(DOCUMENTED) > 100
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):

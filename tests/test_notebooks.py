@@ -19,7 +19,8 @@ def test_notebooks_run_on_a_finished_run(
     monkeypatch.setenv("RUN_DIR", str(finished_run))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": path.parent}}).execute()
+    place = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=None, startup_timeout=900, resources=place).execute()
     pictures = [
         output
         for cell in notebook.cells

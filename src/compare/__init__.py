@@ -1,4 +1,7 @@
-"""Compares finished runs. It reads files and imports no torch until a figure is drawn."""
+"""Compares finished runs in tables, figures and one page.
+
+It only reads files of runs and never imports torch.
+"""
 
 __all__ = ["Rows", "Run", "compare", "find_runs"]
 

@@ -1,9 +1,9 @@
 """Compare finished runs.
 
-python -m src.compare logs/sweeps/TIME                      a row per experiment and network
-python -m src.compare logs --each --sort accuracy           a row per run
-python -m src.compare logs --blocks                         NormRatio and AUROC of each block
-python -m src.compare logs --sets --paper --output DIR      CSV, Markdown, LaTeX, a page
+python -m src.compare logs/sweeps/TIME                      one row per experiment and network
+python -m src.compare logs --each --sort accuracy           one row per run
+python -m src.compare logs --blocks                         also NormRatio and AUROC of each block
+python -m src.compare logs --sets --paper --output DIR      also files: CSV, Markdown, LaTeX, HTML
 """
 
 __all__ = ["main"]
@@ -21,32 +21,32 @@ from src.records.console import say
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the command line."""
+    """Returns the parser of the command line."""
     asked = argparse.ArgumentParser(
-        "python -m src.compare", description="Compare finished runs: a row per experiment and "
-        "network, mean ± sample standard deviation over seeds.",
+        "python -m src.compare", description="Compare finished runs: one row per experiment "
+        "and network, with mean ± sample standard deviation over seeds.",
     )  # fmt: skip
-    asked.add_argument("path", type=Path, nargs="+", help="directory of runs, or a metrics file")
-    asked.add_argument("--each", action="store_true", help="a row per run")
-    asked.add_argument("--sets", action="store_true", help="a table per OOD set, too")
-    asked.add_argument("--blocks", action="store_true", help="a table of blocks per row, too")
-    asked.add_argument("--paper", action="store_true", help="the paper's numbers, where there are")
+    asked.add_argument("path", type=Path, nargs="+", help="a directory of runs or a metrics file")
+    asked.add_argument("--each", action="store_true", help="show one row per run")
+    asked.add_argument("--sets", action="store_true", help="add a table per OOD set")
+    asked.add_argument("--blocks", action="store_true", help="add a table of blocks per row")
+    asked.add_argument("--paper", action="store_true", help="add the numbers of the paper")
     asked.add_argument(
-        "--sort", metavar="KEY", help="experiment, network, seed, accuracy, norm_ratio, gap, or "
-        "DETECTOR[.SET][.METRIC]; best first (default: featurenorm, its average AUROC)",
+        "--sort", metavar="KEY", help="sort by experiment, network, seed, accuracy, norm_ratio, "
+        "gap, or DETECTOR[.SET][.METRIC], best first (default: average AUROC of featurenorm)",
     )  # fmt: skip
-    asked.add_argument("--detectors", metavar="A,B", help="those to print, or all")
+    asked.add_argument("--detectors", metavar="A,B", help="detectors to print, or all")
     asked.add_argument(
-        "--output", type=Path, metavar="DIR", help="writes comparison.{csv,md,tex,html} there"
+        "--output", type=Path, metavar="DIR", help="write comparison.{csv,md,tex,html} to DIR"
     )
     return asked
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line, prints the tables, writes the files.
+    """Reads the command line, prints the tables and writes the files.
 
     Raises:
-        SystemExit: with one message, if there is nothing to compare or it is asked for wrongly.
+        SystemExit: With one message, if there is nothing to compare or an argument is wrong.
     """
     command = parser()
     asked = command.parse_args(arguments)
@@ -57,18 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             detectors = found.detectors
         elif unknown := set(detectors or ()) - set(found.detectors):
             raise ValueError(
-                f"expected detectors of these runs, got {', '.join(sorted(unknown))}; choose of "
+                f"expected detectors of these runs, got {', '.join(sorted(unknown))}; choose from "
                 f"{', '.join(found.detectors)}, or all"
             )
     except (OSError, ValueError) as error:
         command.exit(2, f"{error}\n")
     paper = read_paper() if asked.paper else None
     extent: Any = {"sets": asked.sets, "blocks": asked.blocks, "paper": paper}
-    if asked.output:  # first: what reads the printed tables may stop reading
+    if asked.output:  # before printing: a pager may close the pipe early
         write(asked.output, found, **extent)
     show(found, detectors=detectors, **extent)
     if asked.output:
-        say(f"comparison.csv, .md, .tex and .html in {asked.output}")
+        say(f"wrote comparison.csv, .md, .tex and .html to {asked.output}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Figures of a comparison, as SVG that takes its ink from the page around it."""
+"""Draws the figures of a comparison as SVG in the text color of the page."""
 
 __all__ = ["figures"]
 
@@ -15,11 +15,11 @@ from src.compare.rows import Row, Rows
 from src.compare.tables import best_detectors, short_names
 from src.records.palette import COLORS, GREY, SELECTED, STYLE
 
-INK = "#123456"  # stands for the color of the page's text
-WIDTH = 3.9  # inches: letters of 8 points keep their size on a phone
-SHOWN = 5  # detectors that can be told apart
+INK = "#123456"  # replaced by the text color of the page
+WIDTH = 3.9  # inches: text of 8 points stays readable on a phone
+SHOWN = 5  # more detectors are hard to distinguish
 MARKERS = "osD^v"
-LONGEST = 28  # characters of a row's name
+LONGEST = 28  # characters in the name of a row
 PAGE: Any = STYLE | {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "svg.hashsalt": "comparison",
@@ -28,13 +28,13 @@ PAGE: Any = STYLE | {
 
 
 def figures(found: Rows) -> dict[str, str]:
-    """Returns title: caption -> SVG element, of what the runs have numbers for."""
+    """Returns the figures that the runs have numbers for: "title: caption" -> SVG element."""
     titles = {
-        "Average AUROC: percent; a dot is the mean over seeds, small ones are single runs, "
-        "lines reach one standard deviation": detectors_figure(found),
-        "Selected and best block: average AUROC of FeatureNorm, percent; filled: at the selected "
-        "block, ring: at the best block in hindsight, number: the gap": gap_figure(found),
-        "NormRatio by relative depth: one line per run; a dot marks its selected block": (
+        "Average AUROC: in percent. Large dots: mean over seeds. Small dots: single runs. "
+        "Lines: one standard deviation": detectors_figure(found),
+        "Selected and best block: average AUROC of FeatureNorm in percent. Dot: at the selected "
+        "block. Ring: at the best block in hindsight. Number: the gap": gap_figure(found),
+        "NormRatio by relative depth: one line per run. A dot marks the selected block": (
             depth_figure(found)
         ),
     }
@@ -42,7 +42,7 @@ def figures(found: Rows) -> dict[str, str]:
 
 
 def svg(figure: Figure) -> str:
-    """Returns the SVG element of a figure, which names no address."""
+    """Returns a figure as an SVG element without any URL."""
     with rc_context(PAGE):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawn := StringIO(), format="svg", transparent=True, metadata=nothing)
@@ -51,20 +51,20 @@ def svg(figure: Figure) -> str:
     start, end = text.find("<metadata>"), text.find("</metadata>")
     if start >= 0:
         text = text[:start] + text[end + len("</metadata>") :]
-    for name in ("", ":xlink"):  # HTML knows both
+    for name in ("", ":xlink"):  # HTML needs neither namespace
         address = "http://www.w3.org/" + ("1999/xlink" if name else "2000/svg")
         text = text.replace(f' xmlns{name}="{address}"', "")
     return text
 
 
 def row_names(found: Rows) -> list[str]:
-    """Returns a name of each row that fits beside axes."""
+    """Returns the names of the rows, cut to fit beside the axes."""
     names = short_names(found)
     return [text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…" for text in names]
 
 
 def row_axes(found: Rows) -> tuple[Figure, Axes]:
-    """Returns axes with a line for each row, the first on top."""
+    """Returns axes with one line per row, the first row on top."""
     rows = len(found.rows)
     figure = Figure(figsize=(WIDTH, 0.9 + 0.26 * rows))
     axes = figure.subplots()
@@ -78,7 +78,7 @@ def row_axes(found: Rows) -> tuple[Figure, Axes]:
 
 @rc_context(PAGE)
 def detectors_figure(found: Rows) -> Figure | None:
-    """Returns average AUROC of the best detectors: rows of the comparison by dots."""
+    """Returns a dot plot of the average AUROC of the best detectors, one line per row."""
     shown = best_detectors(found, SHOWN)
     if not shown:
         return None
@@ -107,7 +107,7 @@ def detectors_figure(found: Rows) -> Figure | None:
 
 @rc_context(PAGE)
 def gap_figure(found: Rows) -> Figure | None:
-    """Returns AUROC of FeatureNorm at the selected and at the best block, joined by a line."""
+    """Returns a plot of FeatureNorm's AUROC at the selected and at the best block."""
     if not any(row.sample(lambda run: run.gap) for row in found.rows):
         return None
     figure, axes = row_axes(found)
@@ -130,13 +130,13 @@ def gap_figure(found: Rows) -> Figure | None:
 
 
 def best_auroc(run: Any) -> float | None:
-    """Returns average AUROC of FeatureNorm at the best block of a run with a gap."""
+    """Returns the average AUROC of FeatureNorm at the best block, or None without a gap."""
     return None if run.gap is None else max(run.auroc_by_block.values())
 
 
 @rc_context(PAGE)
 def depth_figure(found: Rows) -> Figure | None:
-    """Returns NormRatio over relative depth: one panel per row, one line per run."""
+    """Returns curves of NormRatio over relative depth: one panel per row, one line per run."""
     rows = [
         (name, row)
         for name, row in zip(row_names(found), found.rows, strict=True)
@@ -158,7 +158,7 @@ def depth_figure(found: Rows) -> Figure | None:
 
 
 def draw_depth(axes: Axes, row: Row) -> None:
-    """Draws NormRatio of each run of a row."""
+    """Draws the NormRatio of each run of a row."""
     for run in row.runs:
         ratio: Sequence[float] = list(run.metrics["norm_ratio"].values())
         depth = [(at + 1) / len(ratio) for at in range(len(ratio))]

@@ -1,10 +1,12 @@
-"""Tables of a comparison on the terminal, as CSV, Markdown, LaTeX and one HTML page."""
+"""Prints a comparison and writes it as CSV, Markdown, LaTeX and HTML."""
 
 __all__ = ["show", "write"]
 
 import csv
 import re
 from collections.abc import Sequence
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +14,10 @@ from src.compare.paper import Paper
 from src.compare.rows import MISSING, Row, Rows, Sample
 from src.compare.runs import METRICS
 from src.compare.tables import UNIT, Table, best_detectors, notes_of, tables
+from src.records.atomic import write_whole
 from src.records.console import say
 
-SHOWN = 6  # detectors in the terminal: more columns do not fit
+SHOWN = 6  # more detectors do not fit in a terminal
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
     **{"±": r"$\pm$", "×": r"$\times$", MISSING: "--", "…": r"\ldots{}"},  # noqa: RUF001
@@ -38,7 +41,7 @@ def show(
 
     console = Console()
     if not console.is_terminal:
-        console.width = 160  # a file has no width
+        console.width = 160  # Rich would use 80 columns
     shown = detectors or best_detectors(found, SHOWN)
     say(UNIT)
     for table in tables(found, detectors=shown, sets=sets, blocks=blocks, paper=paper):
@@ -46,7 +49,7 @@ def show(
         for at, name in enumerate(table.header):
             is_text = at in table.left
             side: Literal["left", "right"] = "left" if is_text else "right"
-            whole = at == 0 and not table.names  # a block or a detector
+            whole = at == 0 and not table.names  # names of blocks and detectors stay on one line
             printed.add_column(name, justify=side, overflow="fold", no_wrap=whole)
         for at, line in enumerate(table.body):
             marked = [(text, (at, column) in table.best) for column, text in enumerate(line)]
@@ -64,34 +67,34 @@ def write(
     blocks: bool = False,
     paper: Paper | None = None,
 ) -> None:
-    """Writes `comparison.csv`, `.md`, `.tex` and `.html` with everything."""
+    """Writes `comparison.csv`, `.md`, `.tex` and `.html` with all detectors."""
     from src.compare.page import page
 
-    folder.mkdir(parents=True, exist_ok=True)
     every = found.detectors
     content = tables(found, detectors=every, sets=sets, blocks=blocks, paper=paper)
     notes = notes_of(found, every, paper)
-    save_csv(folder / "comparison.csv", found, sets=sets, paper=paper)
     for name, text in (
+        ("comparison.csv", csv_text(found, sets=sets, paper=paper)),
         ("comparison.md", markdown(content, notes)),
         ("comparison.tex", latex(content, notes)),
         ("comparison.html", page(found, content, notes)),
     ):
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, partial(Path.write_bytes, data=text.encode()))
 
 
-def save_csv(path: Path, found: Rows, *, sets: bool, paper: Paper | None) -> None:
-    """Writes one line per row: fractions, as in metrics.json; what is missing is empty."""
+def csv_text(found: Rows, *, sets: bool, paper: Paper | None) -> str:
+    """Returns a CSV file: one line per row, fractions, and empty cells for missing numbers."""
     lines = [csv_line(row, found, sets=sets, paper=paper) for row in found.rows]
     header = dict.fromkeys(key for line in lines for key in line)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header, restval="")
-        writer.writeheader()
-        writer.writerows(lines)
+    file = StringIO(newline="")
+    writer = csv.DictWriter(file, header, restval="")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
 
 
 def csv_line(row: Row, found: Rows, *, sets: bool, paper: Paper | None) -> dict[str, object]:
-    """Returns the columns of a row."""
+    """Returns the cells of a row: column -> value."""
     line: dict[str, object] = {
         "experiment": row.experiment,
         "network": row.network,
@@ -127,7 +130,7 @@ def csv_line(row: Row, found: Rows, *, sets: bool, paper: Paper | None) -> dict[
 
 
 def markdown(content: Sequence[Table], notes: Sequence[str]) -> str:
-    """Returns the tables in Markdown, the best of a row bold."""
+    """Returns the tables in Markdown. The best number of a row is bold."""
     parts = [f"# Comparison\n\n{UNIT}\n"]
     for table in content:
         rule = ["---" if at in table.left else "--:" for at in range(len(table.header))]
@@ -145,7 +148,7 @@ def markdown(content: Sequence[Table], notes: Sequence[str]) -> str:
 
 
 def latex(content: Sequence[Table], notes: Sequence[str]) -> str:
-    """Returns the tables in LaTeX (booktabs), the best of a row bold."""
+    """Returns the tables in LaTeX (booktabs). The best number of a row is bold."""
     parts = [rf"% needs \usepackage{{booktabs}}. {UNIT}"]
     for table in content:
         lines = [
@@ -167,5 +170,5 @@ def latex(content: Sequence[Table], notes: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Returns text that LaTeX prints as it is."""
+    """Returns the text with the special characters of LaTeX escaped."""
     return re.sub(".", lambda char: LATEX.get(char[0], char[0]), text)

@@ -1,4 +1,4 @@
-"""One HTML page that needs nothing else: tables, notes, and figures of a comparison."""
+"""The page of a comparison: one HTML file with tables, figures and notes."""
 
 __all__ = ["page"]
 
@@ -16,7 +16,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def page(found: Rows, tables: Sequence[Table], notes: Sequence[str]) -> str:
-    """Returns the page."""
+    """Returns the page, which loads no other file."""
     template = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).from_string(TEMPLATE.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Rows of a comparison: runs that differ in nothing but their seeds, and what they amount to."""
+"""Groups runs into rows. The runs of a row differ only in their seeds."""
 
 __all__ = ["MISSING", "Row", "Rows", "Sample", "compare"]
 
@@ -16,7 +16,7 @@ Read = Callable[[Run], float | None]
 
 
 class Sample(NamedTuple):
-    """Mean over n runs, and the sample standard deviation of two or more."""
+    """Mean over n runs, and their sample standard deviation if n is at least 2."""
 
     mean: float
     std: float | None
@@ -24,14 +24,14 @@ class Sample(NamedTuple):
 
 
 class Row:
-    """Runs of one experiment with one network.
+    """Runs of one experiment and one network.
 
     Args:
-        runs: they differ in their seeds alone.
+        runs: Runs that differ only in their seeds.
 
     Attributes:
-        variant: the settings that tell it from rows of the same names: key -> value.
-        images: letter of its test images where rows differ in them, else "".
+        variant: Settings that differ from rows of the same experiment and network: key -> value.
+        images: Letter of the test images if rows have different ones, else an empty string.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -42,31 +42,31 @@ class Row:
         self.images = ""
 
     def sample(self, read: Read) -> Sample | None:
-        """Returns what a number amounts to over the runs that have it; None if none has."""
+        """Returns the sample of a number over the runs that have it, or None if no run has it."""
         values = [value for value in map(read, self.runs) if value is not None]
         if not values:
             return None
         return Sample(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
     def score(self, detector: str, metric: str, source: str = "average") -> Sample | None:
-        """Returns what a detector's number amounts to."""
+        """Returns the sample of a metric of a detector."""
         return self.sample(lambda run: run.score(detector, metric, source))
 
     @property
     def selected(self) -> dict[str, int]:
-        """The selected blocks and how many runs selected each, most often first."""
+        """Number of runs that selected each block, the most frequent block first."""
         blocks = Counter(run.metrics["selected_block"] for run in self.runs)
         return {block: count for block, count in blocks.most_common() if block is not None}
 
 
 class Rows(NamedTuple):
-    """A comparison."""
+    """A comparison: sorted rows, the detectors and OOD sets they have, and notes."""
 
     rows: list[Row]
     detectors: list[str]
-    sources: list[str]  # OOD sets, and groups of them
+    sources: list[str]  # OOD sets and groups of OOD sets
     notes: list[str]
-    each: bool  # whether a row is a run
+    each: bool  # whether each run has its own row
 
 
 def compare(
@@ -76,16 +76,16 @@ def compare(
     each: bool = False,
     sort: str | None = None,
 ) -> Rows:
-    """Returns a row per experiment and network, over seeds.
+    """Returns a comparison with one row per experiment and network.
 
     Args:
-        runs: at least one.
-        left_out: what was found beside them, for the notes.
-        each: a row per run instead.
-        sort: what to sort by, best first: see `reader`; None takes FeatureNorm's average AUROC.
+        runs: At least one run.
+        left_out: Messages about what was left out, for the notes.
+        each: Whether each run gets its own row.
+        sort: Sort key, see `ordered`. None sorts by the average AUROC of FeatureNorm.
 
     Raises:
-        ValueError: if there is nothing of that name to sort by.
+        ValueError: If the sort key is unknown.
     """
     groups: dict[Any, list[Run]] = defaultdict(list)
     for run in runs:
@@ -97,7 +97,7 @@ def compare(
         kept = list({repr(run.seeds) if run.seeds else run.path: run for run in group}.values())
         rows.append(Row(kept))
         notes += [
-            f"left out: {run.path}: same configuration and seed as a later one"
+            f"left out: {run.path}: same configuration and seed as a later run"
             for run in group
             if run not in kept
         ]
@@ -116,7 +116,7 @@ def compare(
 
 
 def tell_apart(rows: Sequence[Row]) -> None:
-    """Gives rows of the same experiment and network the settings in which they differ."""
+    """Sets the variant of rows that share experiment and network."""
     same: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         same[row.experiment, row.network].append(row)
@@ -130,7 +130,10 @@ def tell_apart(rows: Sequence[Row]) -> None:
 
 
 def telling(run: Run, differ: Sequence[str], common: set[str]) -> dict[str, str]:
-    """Returns the settings of a run that differ; of detectors that some lack, their number."""
+    """Returns the differing settings of a run.
+
+    If only some runs have a detector, the number of detectors stands for its settings.
+    """
     if not run.setting:
         return {"config.yaml": "none"}
     last = Counter(key.rpartition(".")[2] for key in differ)
@@ -146,14 +149,14 @@ def telling(run: Run, differ: Sequence[str], common: set[str]) -> dict[str, str]
 
 
 def name_images(rows: Sequence[Row]) -> list[str]:
-    """Letters the rows by their test images if these differ; returns what the letters mean."""
+    """Gives rows with different test images different letters; returns notes that explain them."""
     kinds = list(dict.fromkeys(row.runs[0].images for row in rows))
     if len(kinds) == 1:
         return []
     letters = {kind: chr(ord("A") + at % 26) + "'" * (at // 26) for at, kind in enumerate(kinds)}
     for row in rows:
         row.images = letters[row.runs[0].images]
-    notes = ["averages of rows with different letters are over different images:"]
+    notes = ["rows with different letters were measured on different images:"]
     for (protocol, sets), letter in letters.items():
         counts = ", ".join(f"{name} {count:,}" for name, count, _ in sets)
         digest = next((digest[:8] for _, _, digest in sets if digest), "")
@@ -163,22 +166,26 @@ def name_images(rows: Sequence[Row]) -> list[str]:
 
 
 def mixed_versions(runs: Sequence[Run]) -> list[str]:
-    """Returns a note for each package of which the runs had different versions."""
+    """Returns a note about each package whose version differs between runs."""
     versions = [run.metrics.get("versions") or {} for run in runs]
     notes = []
     for package in dict.fromkeys(name for each in versions for name in each):
         found = Counter(each.get(package, "unknown") for each in versions)
         if len(found) > 1:
             counts = ", ".join(f"{version} ({n})" for version, n in found.items())
-            notes.append(f"versions of {package} differ (number of runs): {counts}")
+            notes.append(f"different versions of {package} (number of runs): {counts}")
     return notes
 
 
 def ordered(found: Rows, sort: str | None) -> list[Row]:
-    """Returns the rows by a key, best first; those without it come last.
+    """Returns the rows sorted by a key, best first. Rows without a value come last.
+
+    Args:
+        found: The comparison.
+        sort: experiment, network, seed, or a key of `reader`.
 
     Raises:
-        ValueError: if there is nothing of that name.
+        ValueError: If the key is unknown.
     """
     if sort in ("experiment", "network", "seed"):
         return sorted(found.rows, key=partial(name_of, key=sort))
@@ -195,21 +202,22 @@ def ordered(found: Rows, sort: str | None) -> list[Row]:
 
 
 def name_of(row: Row, key: str) -> tuple[int, str]:
-    """Returns the name of a row that is sorted by, or its seed."""
+    """Returns the sort key of a row: its experiment, network or seed."""
     if key == "seed":
         return row.runs[0].seeds.get("seed", -1), ""
     return 0, row.experiment if key == "experiment" else row.network
 
 
 def reader(found: Rows, key: str) -> tuple[Read, bool]:
-    """Returns what reads a number from a run, and whether the larger is the better.
+    """Returns a function that reads a number from a run, and whether larger is better.
 
     Args:
-        found: says which detectors and OOD sets there are.
-        key: accuracy, norm_ratio, gap, or DETECTOR[.SET][.METRIC] (average, auroc).
+        found: Comparison with the known detectors and OOD sets.
+        key: accuracy, norm_ratio, gap, or DETECTOR[.SET][.METRIC]. The default set is the average,
+            the default metric is AUROC.
 
     Raises:
-        ValueError: if there is nothing of that name.
+        ValueError: If the key is unknown.
     """
     if key in ("accuracy", "norm_ratio", "gap"):
         return attrgetter(key), key != "gap"
@@ -218,7 +226,7 @@ def reader(found: Rows, key: str) -> tuple[Read, bool]:
     source = ".".join(rest) or "average"
     if detector not in found.detectors or source not in ("average", *found.sources):
         raise ValueError(
-            f"expected something to sort by, got {key!r}; choose experiment, network, seed, "
+            f"expected a sort key, got {key!r}; choose experiment, network, seed, "
             "accuracy, norm_ratio, gap, or DETECTOR[.SET][.METRIC] of detectors "
             f"{', '.join(found.detectors)}, sets {', '.join(found.sources)}, and metrics "
             f"{', '.join(METRICS)}"

@@ -1,4 +1,4 @@
-"""Finished runs, as they lie on disk."""
+"""Finds finished runs on disk and reads their files."""
 
 __all__ = ["METRICS", "Run", "find_runs"]
 
@@ -16,7 +16,7 @@ from src.records.columns import block_columns, detector_columns
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
-# what a run may differ in and still be the same experiment: places, and what evaluation adds
+# settings that do not make another experiment: paths, and the keys of `src.evaluate`
 APART = {
     *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
     *("benchmark", "trust", "list_blocks"),
@@ -25,13 +25,13 @@ APART_ANYWHERE = {"seed", "history", "cache_dir", "workers"}
 
 
 class Run:
-    """One finished run: what its metrics.json and, if it is there, its config.yaml say.
+    """One finished run, read from its metrics.json and, if present, its config.yaml.
 
     Args:
-        path: the metrics file.
+        path: Path of the metrics file.
 
     Raises:
-        ValueError: if it is not the metrics file of a run.
+        ValueError: If the file is not the metrics file of a run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,8 +41,8 @@ class Run:
             metrics = json.loads(self.text)
         except ValueError as error:
             raise ValueError(
-                f"expected the metrics.json of a run, got {path}, which is no JSON ({error}); "
-                "repeat its benchmark: python -m src.evaluate checkpoint=..."
+                f"expected the metrics.json of a run, got {path}, which is not valid JSON "
+                f"({error}); repeat its benchmark: python -m src.evaluate checkpoint=..."
             ) from None
         self.metrics: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
         if missing := [key for key in NEEDED if key not in self.metrics]:
@@ -59,7 +59,7 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration; empty where no config.yaml lies beside a metrics.json."""
+        """The resolved configuration; empty without a config.yaml beside metrics.json."""
         path = self.path.with_name("config.yaml")
         if self.path.name != "metrics.json" or not path.exists():
             return {}
@@ -68,34 +68,34 @@ class Run:
 
     @property
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The numbers: detector -> OOD set, group or "average" -> metric."""
+        """The results: detector -> OOD set, group or "average" -> metric -> fraction."""
         results: dict[str, dict[str, dict[str, float]]] = self.metrics["detectors"]
         return results
 
     @property
     def detectors(self) -> list[str]:
-        """Names of the detectors, without those of single blocks."""
+        """Names of the detectors, without columns of single blocks."""
         return detector_columns(self.results)
 
     @property
     def blocks(self) -> list[str]:
-        """The blocks by depth."""
+        """Names of the blocks, from the first to the last."""
         return list(self.metrics["norm_ratio"])
 
     @property
     def name(self) -> str:
-        """What the run is called: its directory, or a metrics file of another name."""
+        """Name of the run directory, or of the metrics file if that has a name of its own."""
         return self.path.parent.name if self.path.name == "metrics.json" else self.path.stem
 
     @property
     def seeds(self) -> dict[str, Any]:
-        """Every seed of the configuration: dotted path -> value."""
+        """All seeds of the configuration: dotted path -> value."""
         flat = flatten(self.config)
         return {key: value for key, value in flat if key.rpartition(".")[2] == "seed"}
 
     @cached_property
     def setting(self) -> dict[str, str]:
-        """What makes the experiment: the configuration without seeds and places, flat."""
+        """The configuration without seeds and paths: dotted path -> value as text."""
         root = f"{self.config.get('data_dir')}/"
         setting: dict[str, str] = {}
         for key, value in flatten(self.config):
@@ -104,7 +104,7 @@ class Run:
                 continue
             text = value if isinstance(value, str) else json.dumps(value)
             setting[key] = text.removeprefix(root)
-        if setting.get("checkpoint"):  # that of the last epoch is what a training benchmarks
+        if setting.get("checkpoint"):  # a training run benchmarks its last checkpoint
             setting["checkpoint"] = Path(setting["checkpoint"]).stem
             if setting["checkpoint"] == "last":
                 del setting["checkpoint"]
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def images(self) -> tuple[Any, ...]:
-        """What tells its test images: protocol, sets, numbers, digests as far as known."""
+        """Identity of the test images: protocol, and name, count and digest of each set."""
         data = self.metrics.get("data") or {}
         sets = data.get("sets", {})
         return data.get("protocol"), tuple(
@@ -121,12 +121,12 @@ class Run:
         )
 
     def score(self, detector: str, metric: str, source: str = "average") -> float | None:
-        """Returns a number of a detector, None where it has none."""
+        """Returns a metric of a detector, or None if the run does not have it."""
         return self.results.get(detector, {}).get(source, {}).get(metric)
 
     @property
     def accuracy(self) -> float | None:
-        """Accuracy on ID test images."""
+        """Accuracy on the ID test images."""
         accuracy: float | None = self.metrics.get("id_accuracy")
         return accuracy
 
@@ -138,7 +138,7 @@ class Run:
 
     @property
     def auroc_by_block(self) -> dict[str, float]:
-        """Average AUROC of FeatureNorm at each block, as far as they were scored."""
+        """Average AUROC of FeatureNorm at each block that was scored."""
         return {
             block: self.results[name]["average"]["auroc"]
             for block, name in block_columns(self.results).items()
@@ -146,15 +146,15 @@ class Run:
 
     @property
     def gap(self) -> float | None:
-        """Average AUROC of FeatureNorm that the best block in hindsight has more."""
+        """Average AUROC of FeatureNorm at the best block minus that at the selected block."""
         auroc = self.auroc_by_block
         selected = auroc.get(self.metrics["selected_block"])
         return None if selected is None else max(auroc.values()) - selected
 
     def spearman(self, source: str = "average") -> float | None:
-        """Returns the rank correlation of NormRatio and FeatureNorm's AUROC over the blocks.
+        """Returns the rank correlation of NormRatio and the AUROC of FeatureNorm over blocks.
 
-        None where fewer than two blocks were scored, or all have the same number.
+        It is None if fewer than two blocks were scored, or if all values are equal.
         """
         norm_ratio, columns = self.metrics["norm_ratio"], block_columns(self.results)
         pairs = [
@@ -169,21 +169,21 @@ class Run:
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """Returns the place of each value among all; equal ones share the mean of their places."""
+    """Returns the rank of each value; equal values share the mean of their ranks."""
     return [
         sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
     ]
 
 
 def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """Returns the finished runs under some paths, and what was left out and why.
+    """Returns the finished runs under some paths, and messages about what was left out.
 
     Args:
-        paths: directories to look through, or metrics files.
+        paths: Directories, searched recursively, or metrics files.
 
     Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if there is no finished run, or a given file is none.
+        FileNotFoundError: If a path does not exist.
+        ValueError: If there is no finished run, or a given file is not a metrics file.
     """
     runs: dict[Path, Run] = {}
     left_out: list[str] = []
@@ -191,34 +191,35 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         if not path.exists():
             raise FileNotFoundError(
                 f"expected a directory of runs or a metrics file, got {path}, which does not "
-                "exist; runs are in logs/<name>/<time>, those of a sweep in logs/sweeps/<time>"
+                "exist; runs are in logs/<name>/<time>, sweeps in logs/sweeps/<time>"
             )
         if path.is_file():
             runs[path.resolve()] = Run(path)
         for file in candidates(path):
             try:
                 if file.name == "config.yaml":
-                    left_out.append(f"{file.parent}: not finished, no metrics.json")
+                    left_out.append(f"{file.parent}: not finished, without metrics.json")
                 elif file.is_dir():
-                    left_out.append(f"{file}: empty, the job ended before it began")
+                    left_out.append(f"{file}: empty, the job failed before the run began")
                 else:
                     runs[file.resolve()] = Run(file)
             except ValueError as error:
-                if file.name == "metrics.json":  # other JSON files are nobody's business
+                if file.name == "metrics.json":  # other JSON files are ignored
                     left_out.append(f"{file}: {error}")
     if not runs:
         raise ValueError(
-            f"expected directories with finished runs, got {', '.join(map(str, paths))} with "
-            f"none{''.join(f'; {each}' for each in left_out)}; train first: python -m src.train"
+            f"expected directories of finished runs, got {', '.join(map(str, paths))} without "
+            f"any{''.join(f'; {each}' for each in left_out)}; train first: python -m src.train"
         )
     kept, copies = without_copies([runs[key] for key in sorted(runs)])
     return kept, list(dict.fromkeys([*left_out, *copies]))
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """Yields JSON files, config.yaml without metrics.json beside it, and empty directories.
+    """Yields JSON files, each config.yaml without metrics.json, and empty directories.
 
-    Within the directory of a run, whose loggers may keep anything there, it yields finished runs.
+    Inside the directory of a run, whose loggers may keep anything there, it yields only other
+    finished runs.
     """
     runs: set[Path] = set()
     for place, folders, files in os.walk(folder):
@@ -238,17 +239,17 @@ def candidates(folder: Path) -> Iterator[Path]:
 
 
 def without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Returns the runs that are not the same as another byte for byte, and what was left out."""
+    """Returns the runs without copies, and a message about each copy."""
     first: dict[bytes, Run] = {}
     copies = []
     for run in runs:
         if (known := first.setdefault(run.text, run)) is not run:
-            copies.append(f"{run.path}: the same as {known.path}")
+            copies.append(f"{run.path}: a copy of {known.path}")
     return list(first.values()), copies
 
 
 def flatten(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields dotted paths and values; a list is a value."""
+    """Yields the dotted path and the value of each setting; a list is one value."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{path}{key}.")

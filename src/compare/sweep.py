@@ -1,4 +1,4 @@
-"""The end of a sweep: what its runs amount to."""
+"""The comparison at the end of a sweep."""
 
 __all__ = ["CompareRuns"]
 
@@ -12,15 +12,14 @@ from omegaconf import DictConfig
 
 
 class CompareRuns(Callback):
-    """Prints the comparison of a sweep's runs, and leaves it in the sweep's directory.
+    """Prints a comparison of the runs of a sweep and saves it in the directory of the sweep.
 
-    Hydra raises the error of a job that died when the others are done, and then does not tell its
-    callbacks of the end. Therefore the comparison is made when the process ends, whatever ended
-    it, unless it was made before.
+    If a job failed, Hydra raises its error after the last job and skips `on_multirun_end`. The
+    comparison is therefore also registered to run when the process exits.
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Notes where the runs will be."""
+        """Remembers the directory of the sweep."""
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
             self.folder = Path(config.hydra.sweep.dir).absolute()
             atexit.register(self.compare)
@@ -32,7 +31,7 @@ class CompareRuns(Callback):
             self.compare()
 
     def compare(self) -> None:
-        """Prints tables and writes `comparison.*`; nothing if no run has finished."""
+        """Prints the tables and writes `comparison.*`, if at least one run has finished."""
         from src.compare.output import show, write
         from src.compare.rows import compare
         from src.compare.runs import find_runs
@@ -42,8 +41,8 @@ class CompareRuns(Callback):
             return
         try:
             found = compare(*find_runs([self.folder]))
-        except ValueError:  # none has
+        except ValueError:  # no run has finished
             return
         write(self.folder, found)
         show(found)
-        say(f"comparison.csv, .md, .tex and .html in {self.folder}")
+        say(f"wrote comparison.csv, .md, .tex and .html to {self.folder}")

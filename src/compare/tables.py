@@ -1,4 +1,4 @@
-"""A comparison as tables of text."""
+"""Turns a comparison into tables of text."""
 
 __all__ = [
     "UNIT",
@@ -22,8 +22,8 @@ from src.compare.rows import MISSING, Row, Rows, Sample
 from src.compare.runs import METRICS, Run
 from src.records.columns import FEATURE_NORM, Column
 
-WIDE = 8  # more detectors than that are rows rather than columns
-LONGEST = 3  # settings in a label
+WIDE = 8  # a table with more detectors has them in rows instead of columns
+LONGEST = 3  # most settings in a label
 NAMES = {
     "auroc": "AUROC",
     "fpr95_id_pos": "fpr95_id_pos (OOD accepted at 95 % of ID)",
@@ -33,17 +33,17 @@ UNIT = "Percent; mean ± sample standard deviation over n runs."
 
 
 class Table(NamedTuple):
-    """Text in rows and columns."""
+    """A table of text."""
 
     title: str
     header: list[str]
     body: list[list[str]]
-    names: int  # columns at the left that say which runs
-    left: set[int]  # columns of text, not of numbers
-    best: set[tuple[int, int]]  # cells to stand out
+    names: int  # number of columns on the left that name the row
+    left: set[int]  # left-aligned columns, which hold text
+    best: set[tuple[int, int]]  # (row, column) of the best numbers, printed bold
 
     def name(self, line: list[str]) -> tuple[str, str]:
-        """Returns the network of a line, and what else says which runs it is of."""
+        """Returns the network of a line, and the rest of its name."""
         named = dict(zip(self.header[: self.names], line, strict=False))
         network = named.pop("network")
         if named.get("images"):
@@ -52,7 +52,7 @@ class Table(NamedTuple):
 
 
 def percent(sample: Sample | None, row: Row) -> str:
-    """Returns a fraction in percent, with its spread, and n where runs of the row lack it."""
+    """Returns a fraction in percent with its spread, and n if some runs lack it."""
     if sample is None:
         return MISSING
     spread = "" if sample.std is None else f" ± {100 * sample.std:.1f}"
@@ -61,7 +61,7 @@ def percent(sample: Sample | None, row: Row) -> str:
 
 
 def labels(found: Rows) -> tuple[list[str], list[list[str]]]:
-    """Returns what names the rows: header and cells; what is the same in all is left out."""
+    """Returns header and cells of the columns that name the rows, without constant columns."""
     columns = {"run": [row.runs[0].name if found.each else "" for row in found.rows]}
     columns["experiment"] = [row.experiment for row in found.rows]
     columns["network"] = [row.network for row in found.rows]
@@ -72,7 +72,7 @@ def labels(found: Rows) -> tuple[list[str], list[list[str]]]:
 
 
 def short_names(found: Rows) -> list[str]:
-    """Returns a name of each row, as short as they can be told apart."""
+    """Returns a short, unique name of each row."""
     names = [row.runs[0].name if found.each else row.network for row in found.rows]
     for more in (variant, lambda row: row.experiment, lambda row: row.images):
         count = Counter(names)
@@ -84,7 +84,7 @@ def short_names(found: Rows) -> list[str]:
 
 
 def variant(row: Row) -> str:
-    """Returns the settings that tell a row from its like, as far as they are readable."""
+    """Returns the first few settings that distinguish a row from similar rows."""
     items = [f"{key}={value}" for key, value in row.variant.items()]
     more = f", … {len(items) - LONGEST} more" if len(items) > LONGEST else ""
     return ", ".join(items[:LONGEST]) + more
@@ -98,14 +98,14 @@ def tables(
     blocks: bool = False,
     paper: Paper | None = None,
 ) -> list[Table]:
-    """Returns the networks, each metric of some detectors, and what else is asked for.
+    """Returns a table of the networks, one table per metric, and the optional tables.
 
     Args:
-        found: the comparison.
-        detectors: those shown.
-        sets: whether OOD sets have tables of their own beside the average.
-        blocks: whether each row has a table of its blocks.
-        paper: its numbers, in a table beside ours.
+        found: The comparison.
+        detectors: Detectors to show.
+        sets: Whether to add tables per OOD set to those of the average.
+        blocks: Whether to add a table of blocks per row.
+        paper: Numbers of the paper, which add a table beside ours.
     """
     result = [network_table(found)]
     for source in ("average", *(found.sources if sets else [])):
@@ -122,7 +122,7 @@ def tables(
 
 
 def network_table(found: Rows) -> Table:
-    """Returns accuracy, the selected block, and how well NormRatio chose and ordered."""
+    """Returns the table of networks: accuracy, selected block, gap and rank correlation."""
     header, body = labels(found)
     for cells, row in zip(body, found.rows, strict=True):
         runs = row.runs
@@ -146,7 +146,7 @@ def network_table(found: Rows) -> Table:
 
 
 def block_table(name: str, row: Row, sources: Sequence[str], paper: Paper | None) -> Table:
-    """Returns NormRatio of each block beside FeatureNorm's AUROC, and how these correlate."""
+    """Returns NormRatio and AUROC of FeatureNorm at each block, and their rank correlation."""
     shown = ["average", *sources]
     known = row.runs[0].blocks
     digitised = paper.blocks(row) if paper else {}
@@ -175,13 +175,13 @@ def block_table(name: str, row: Row, sources: Sequence[str], paper: Paper | None
 
 
 def norm_ratio_of(run: Run, block: str) -> float | None:
-    """Returns NormRatio of a block."""
+    """Returns the NormRatio of a block, or None if the run does not have the block."""
     norm_ratio: float | None = run.metrics["norm_ratio"].get(block)
     return norm_ratio
 
 
 def plain(sample: Sample | None, digits: int = 3) -> str:
-    """Returns a number that is no percentage, with its spread."""
+    """Returns a number with its spread, not in percent."""
     if sample is None:
         return MISSING
     spread = "" if sample.std is None else f" ± {sample.std:.{digits}f}"
@@ -189,7 +189,7 @@ def plain(sample: Sample | None, digits: int = 3) -> str:
 
 
 def metric_table(found: Rows, detectors: Sequence[str], metric: str, source: str) -> Table:
-    """Returns a metric of some detectors on an OOD set; many detectors are rows, few columns."""
+    """Returns a metric on an OOD set. More than `WIDE` detectors become rows, not columns."""
     header, names = labels(found)
     scores = [[row.score(name, metric, source) for name in detectors] for row in found.rows]
     cells = [
@@ -218,7 +218,7 @@ def metric_table(found: Rows, detectors: Sequence[str], metric: str, source: str
 
 
 def paper_table(found: Rows, paper: Paper) -> Table:
-    """Returns AUROC and fpr95_id_pos beside the published ones."""
+    """Returns our AUROC and fpr95_id_pos beside the published numbers."""
     header, names = labels(found)
     body = []
     for name, row in zip(names, found.rows, strict=True):
@@ -235,9 +235,9 @@ def paper_table(found: Rows, paper: Paper) -> Table:
 
 
 def best_detectors(found: Rows, most: int) -> list[str]:
-    """Returns the first detector and the best others, in the order given.
+    """Returns the first detector and the best of the others, in their original order.
 
-    Those that most rows have come before those of largest average AUROC.
+    A detector that more rows have is better; among equals, the one with the larger average AUROC.
     """
 
     def rank(name: str) -> tuple[int, float]:
@@ -251,10 +251,11 @@ def best_detectors(found: Rows, most: int) -> list[str]:
 
 
 def notes_of(found: Rows, shown: Sequence[str], paper: Paper | None) -> list[str]:
-    """Returns all notes."""
+    """Returns the notes of the comparison, of the paper and of the detectors left out."""
     notes = [*found.notes, *(paper.notes(found) if paper else [])]
     if len(shown) < len(found.detectors):
         notes.append(
-            f"{len(shown)} of {len(found.detectors)} detectors; others: --detectors all, --output"
+            f"showing {len(shown)} of {len(found.detectors)} detectors; for all: "
+            "--detectors all or --output"
         )
     return notes

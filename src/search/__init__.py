@@ -1,4 +1,7 @@
-"""Hyper-parameters by Optuna, from ID images alone. Imports Optuna when it searches."""
+"""Searches hyper-parameters with Optuna, using ID images only.
+
+Optuna is imported when a search starts.
+"""
 
 __all__ = ["Outcome", "best_trial", "search"]
 

@@ -1,24 +1,23 @@
-"""Search hyper-parameters with Optuna, without a single OOD image or label.
+"""Search hyper-parameters with Optuna, without any OOD image or label.
 
-python -m src.search                                              the quickstart, conf/search.yaml
+python -m src.search                                              the space of conf/search.yaml
 python -m src.search experiment=cifar10_brief data_dir=PATH --trials 30
 python -m src.search 'optim.optimizer.lr=tag(log,interval(1e-3,1e-1))' data.batch_size=32,64,128
-python -m src.search --output DIR ...                             goes on with the study in DIR
+python -m src.search --output DIR ...                             continues the study in DIR
 
-What is not an option is an override of src.train: one with a sweep (`interval`, `range`,
-`choice`, or values with commas) is searched, others hold in every trial. A trial is
-`python -m src.train benchmark=false`, a process of its own: it trains and selects, and reads no
-OOD image. Its accuracy on held-out ID images and its NormRatios are the only things looked at.
+Arguments that are not options are overrides of src.train. An override with a sweep (`interval`,
+`range`, `choice`, or values with commas) is searched; all others apply to every trial. Each trial
+runs `python -m src.train benchmark=false` in its own process: it trains a network and selects a
+block without reading OOD images. The search uses only NormRatio and held-out ID accuracy.
 
 Objectives:
-    norm_ratio: NormRatio of the selected block, the quantity by which the paper chooses blocks: it
-        grows with what FeatureNorm can tell apart. Alone it would be misled: an untrained VGG11
-        of 27 % accuracy has a NormRatio of 1.72, a ResNet18 of 87 % has 1.20, and tells OOD images
-        far better (docs/results.md). Therefore only trials count whose accuracy is within
-        `accuracy_slack` of the best of all trials.
-    margin: NormRatio of the selected block minus that of the second, under the same condition: how
-        sure the selection is. It says less of how well the block tells.
-    accuracy: held-out accuracy alone, the usual objective, to compare with.
+    norm_ratio: NormRatio of the selected block, by which the paper chooses blocks. It is not
+        enough on its own: an untrained VGG11 with 27 % accuracy has a NormRatio of 1.72, a
+        ResNet18 with 87 % has 1.20 and detects OOD images far better (docs/results.md). Only
+        trials whose accuracy is within `accuracy_slack` of the best accuracy are eligible.
+    margin: NormRatio of the selected block minus that of the second block, under the same
+        condition. It measures how certain the selection is, not how well the block detects.
+    accuracy: Accuracy on held-out ID images, the usual objective, for comparison.
 """
 
 __all__ = ["main"]
@@ -42,28 +41,35 @@ OBJECTIVES = ("norm_ratio", "margin", "accuracy")
 
 
 def parser(defaults: Mapping[str, Any]) -> argparse.ArgumentParser:
-    """Returns the command line."""
+    """Returns the parser of the command line."""
     asked = argparse.ArgumentParser(
         "python -m src.search", description=(__doc__ or "").partition("Objectives")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    asked.add_argument("override", nargs="*", help="of src.train; one with a sweep is searched")
+    asked.add_argument(
+        "override", nargs="*", help="override of src.train; one with a sweep is searched"
+    )
     asked.add_argument("--objective", choices=OBJECTIVES, default=defaults["objective"])
     asked.add_argument("--accuracy-slack", type=float, default=defaults["accuracy_slack"])
-    asked.add_argument("--trials", type=int, default=defaults["trials"], help="in all")
-    asked.add_argument("--seed", type=int, default=defaults["seed"], help="of the sampler")
     asked.add_argument(
-        "--output", type=Path, metavar="DIR", help="of the study; one that is there goes on",
+        "--trials",
+        type=int,
+        default=defaults["trials"],
+        help="number of trials, including those of an earlier search",
+    )
+    asked.add_argument("--seed", type=int, default=defaults["seed"], help="seed of the sampler")
+    asked.add_argument(
+        "--output", type=Path, metavar="DIR", help="directory of the study, which may exist",
         default=Path("logs", "search", f"{datetime.now():%Y-%m-%d_%H-%M-%S}"),
     )  # fmt: skip
     return asked
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line, searches, prints the best trial and the command that repeats it.
+    """Runs a search; prints the best trial and the command that repeats it.
 
     Raises:
-        SystemExit: with one message, if the search cannot be made.
+        SystemExit: With one message, if the search cannot run or no trial succeeded.
     """
     defaults = yaml.safe_load(DEFAULTS.read_text())
     command = parser(defaults)
@@ -80,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.exit(2, f"{error}\n")
     best = best_trial(study, asked.objective, asked.accuracy_slack)
     if best is None:
-        command.exit(1, f"no trial has succeeded; see {asked.output}/*.log\n")
+        command.exit(1, f"expected a trial that succeeds, got none; see {asked.output}/*.log\n")
     outcome = outcomes(study)[best]
     say(f"best: trial {best}, {asked.objective} {shown(getattr(outcome, asked.objective))}")
     say("python -m src.train " + shlex.join(study.trials[best].user_attrs["overrides"]))

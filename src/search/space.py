@@ -1,4 +1,4 @@
-"""What is searched, in the grammar of Hydra's sweeps."""
+"""The search space, written in the grammar of Hydra's sweeps."""
 
 __all__ = ["distribution", "split"]
 
@@ -13,7 +13,7 @@ def distribution(override: Any) -> "BaseDistribution":
     """Returns the Optuna distribution of a Hydra sweep.
 
     Raises:
-        ValueError: if it is none that can be sampled.
+        ValueError: If the sweep cannot be sampled.
     """
     from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -35,11 +35,11 @@ def distribution(override: Any) -> "BaseDistribution":
 def split(
     overrides: Sequence[str], space: Mapping[str, str]
 ) -> tuple[list[str], dict[str, "BaseDistribution"]]:
-    """Returns the overrides that hold in every trial, and the space that is searched.
+    """Returns the overrides that apply to every trial, and the search space.
 
     Args:
-        overrides: of the command line.
-        space: searched if these hold no sweep.
+        overrides: Overrides of the command line.
+        space: Sweeps to search if no override is a sweep: key -> sweep.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 

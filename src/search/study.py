@@ -1,4 +1,4 @@
-"""A study of Optuna whose trials are trainings, told by files that hold nothing of OOD images."""
+"""Runs an Optuna study. Each trial trains a network and is judged without OOD images."""
 
 __all__ = ["Outcome", "best_trial", "outcomes", "read_outcome", "search", "shown"]
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """What a trial shows on ID images."""
+    """Results of a trial on ID images."""
 
     norm_ratio: float  # of the selected block
-    margin: float  # to the second
-    accuracy: float  # on held-out images
+    margin: float  # NormRatio of the selected block minus that of the second
+    accuracy: float  # on held-out ID images
     selected_block: str
 
 
 def read_outcome(run_dir: Path) -> Outcome:
-    """Returns the outcome of the last epoch, from files that hold nothing of OOD images.
+    """Returns the outcome of the last epoch, from files without results on OOD images.
 
     Raises:
-        ValueError: if the run selected no block, or logged no accuracy.
+        ValueError: If the run selected no block or logged no accuracy.
     """
     history = read_history(run_dir)
     accuracies = [row for row in rows_of(run_dir / "metrics.csv") if row.get("val/accuracy")]
     if history is None or not accuracies:
         raise ValueError(
-            f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without; search "
-            "with a selection and without removing the CSV logger"
+            f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without "
+            "them; search with a selection and without removing the CSV logger"
         )
     ratio = history.ratio[-1]
     selected, accuracy = int(select(ratio)), float(accuracies[-1]["val/accuracy"])
@@ -50,7 +50,7 @@ def read_outcome(run_dir: Path) -> Outcome:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of a CSV file, none if it is not there."""
+    """Returns the rows of a CSV file; none if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -58,13 +58,13 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def open_study(folder: Path, asked: Mapping[str, Any]) -> "Study":
-    """Returns the study kept in a folder, a new one if there is none.
+    """Returns the study in a folder, or a new study if there is none.
 
-    A trial that was running when an earlier search was cut off is recorded as failed, and its
+    A trial that was running when an earlier search was interrupted is recorded as failed, and its
     parameters are tried again.
 
     Raises:
-        ValueError: if the study there looks for something else.
+        ValueError: If the study was started with other settings.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend, JournalStorage
@@ -81,8 +81,9 @@ def open_study(folder: Path, asked: Mapping[str, Any]) -> "Study":
     elif known != asked:
         differ = [key for key in asked if asked[key] != known.get(key)]
         raise ValueError(
-            f"expected the study of {folder}, got another {' and '.join(differ)} than its own "
-            f"({', '.join(f'{key} {known.get(key)}' for key in differ)}); choose another --output"
+            f"expected the settings of the study in {folder}, got another {' and '.join(differ)} "
+            f"(it has {', '.join(f'{key} {known.get(key)}' for key in differ)}); choose another "
+            "--output"
         )
     for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -100,22 +101,22 @@ def search(
     trials: int = 20,
     seed: int = 0,
 ) -> "Study":
-    """Runs trials until there are so many, failed ones included; returns the study.
+    """Runs trials until the study has the given number of them; returns the study.
 
-    The sampler is seeded by (seed, number of trials before), so that a study that goes on does
-    not draw again what it drew at first.
+    The sampler is seeded with the seed plus the number of earlier trials, so that a continued
+    study does not repeat its first draws.
 
     Args:
-        folder: keeps `study.log`, and a directory and the output of each trial.
-        fixed: overrides of every trial.
-        space: key -> what it is sampled from.
-        objective: a number of `Outcome`.
-        accuracy_slack: how far below the best accuracy a trial may be and still be the best.
-        trials: how many in all.
-        seed: of the sampler.
+        folder: Directory for `study.log`, and for the run directory and output of each trial.
+        fixed: Overrides of every trial.
+        space: Search space: key -> distribution.
+        objective: Number of `Outcome` to maximise.
+        accuracy_slack: Largest difference to the best accuracy with which a trial is eligible.
+        trials: Number of trials in total, including failed and earlier ones.
+        seed: Seed of the sampler.
 
     Raises:
-        ValueError: if the study in the folder looks for something else.
+        ValueError: If the study in the folder was started with other settings.
     """
     import optuna
 
@@ -147,7 +148,7 @@ def search(
 def conclude(
     study: "Study", trial: "Trial", outcome: Outcome | None, objective: str, accuracy_slack: float
 ) -> None:
-    """Tells the study what came of a trial, None if it failed."""
+    """Records the outcome of a trial in the study; None records a failure."""
     import optuna
 
     if outcome is None:
@@ -165,13 +166,13 @@ def conclude(
 
 
 def say_above(text: str) -> None:
-    """Prints a line above the bar, if there is one."""
+    """Prints a line above the progress bar."""
     with tqdm.external_write_mode():
         say(text)
 
 
 def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
-    """Trains in a process of its own; returns None, and notes the error, if it failed."""
+    """Trains in a separate process. If that fails, records the error and returns None."""
     overrides = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
     group = f"group={json.dumps(run_dir.parent.name)}"  # shown by loggers
     command = [sys.executable, "-m", "src.train", group, *overrides, "benchmark=false"]
@@ -194,12 +195,12 @@ def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | 
 
 
 def finished(study: "Study") -> list["FrozenTrial"]:
-    """Returns the trials that have ended, well or not."""
+    """Returns the trials that have ended, including failed ones."""
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
 
 
 def outcomes(study: "Study") -> dict[int, Outcome]:
-    """Returns the outcome of each trial that has one: number -> outcome."""
+    """Returns the outcomes of the successful trials: number -> outcome."""
     return {
         trial.number: Outcome(*(trial.user_attrs[key] for key in Outcome._fields))
         for trial in finished(study)
@@ -208,7 +209,7 @@ def outcomes(study: "Study") -> dict[int, Outcome]:
 
 
 def best_trial(study: "Study", objective: str, accuracy_slack: float) -> int | None:
-    """Returns the number of the best trial that is accurate enough, the first of equals."""
+    """Returns the number of the best eligible trial; the first one on a tie."""
     found = outcomes(study)
     if not found:
         return None
@@ -218,5 +219,5 @@ def best_trial(study: "Study", objective: str, accuracy_slack: float) -> int | N
 
 
 def shown(value: float | str) -> str:
-    """Returns a value as text, numbers with four digits."""
+    """Returns a value as text; a number has four decimal places."""
     return value if isinstance(value, str) else f"{value:.4f}"

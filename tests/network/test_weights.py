@@ -18,6 +18,7 @@ from src.models import VGG, ResNet, WideResNet
 from src.models.resnet import Bottleneck
 from src.network import Network
 from src.network.weights import load_weights
+from tests.fakes import Harmful
 
 pytestmark = [  # of torch, at files made to be odd
     pytest.mark.filterwarnings("ignore:Detected pickle protocol"),
@@ -225,14 +226,6 @@ def test_a_misfit_is_told_with_its_cause_and_changes_nothing(misfit: str, tmp_pa
     one = caught.value.__suppress_context__ or caught.value.__context__ is None
     assert one, "torch's list is printed before it"
     assert all(value.equal(before[key]) for key, value in net.state_dict().items())
-
-
-class Harmful:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize(

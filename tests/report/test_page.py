@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,45 +18,17 @@ from src.report.__main__ import main
 from src.report.blocks import blocks_of, selection_of
 from src.report.page import detector_rows, duration, write_page
 from src.report.results import FinishedRun, write_report
+from tests.fakes import PageReader
 
 # long names leave a panel of `score_histograms` no room; the page is what is looked at here
 pytestmark = pytest.mark.filterwarnings("ignore:constrained_layout not applied:UserWarning")
 SCRIPT, AMPERSAND = "<script>alert(1)</script>", 'a & "b" $x'
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0")
 NORM_RATIO = {"layer1.0": 0.97, "layer2.0": 1.3, "layer3.0": 1.1}
+each_page = pytest.mark.parametrize(
+    "which", [pytest.param("finished_run", marks=pytest.mark.slow), "rich"]
+)
 KEYS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
-
-
-class Reader(HTMLParser):
-    """Notes what a page loads, its text, and whether its elements close in order."""
-
-    VOID = ("meta", "img", "br", "link", "input")
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ""
-        self.feed(page)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.elements.append((tag, {key: value or "" for key, value in attrs}))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        if tag in ("dt", "dd", "th", "td", "p"):
-            self.text += " "
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += data
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.text.split())
 
 
 def scores_of(detectors: tuple[str, ...], sources: tuple[str, ...], classes: int = 3) -> Scores:
@@ -117,14 +88,14 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(run_dir: Path) -> Reader:
-    return Reader((run_dir / "report.html").read_text())
+def read(run_dir: Path) -> PageReader:
+    return PageReader((run_dir / "report.html").read_text())
 
 
-@pytest.mark.parametrize("which", ["finished_run", "rich"])
+@each_page
 def test_a_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
     page = (request.getfixturevalue(which) / "report.html").read_text()
-    reader = Reader(page)
+    reader = PageReader(page)
     loading = {"src", "srcset", "href", "data", "poster", "background", "action"}
     for tag, attributes in reader.elements:
         assert tag not in ("script", "link", "iframe", "object", "embed")
@@ -192,7 +163,7 @@ def test_a_directory_that_is_no_finished_run_is_refused(
 
 def test_names_are_text_and_nothing_else(rich: Path) -> None:
     page = (rich / "report.html").read_text()
-    reader = Reader(page)
+    reader = PageReader(page)
     assert "<script" not in page
     assert {tag for tag, _ in reader.elements} & {"i"} == set()
     for name in (SCRIPT, AMPERSAND, "<b>paper</b>", "<i>near", "name='<x>'"):
@@ -368,7 +339,7 @@ def shown(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("which", ["finished_run", "rich"])
+@each_page
 def test_a_browser_shows_it_within_the_window_and_without_complaint(
     which: str,
     width: int,

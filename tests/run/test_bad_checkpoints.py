@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fakes import Harmful
+
 Change = Callable[[dict[str, Any]], object]
 Refused = Callable[..., str]
 HEAD = "network.net.fc.weight"
@@ -29,14 +31,6 @@ def broken(finished_run: Path, tmp_path: Path) -> Callable[[Change], Path]:
         return tmp_path / "broken.ckpt"
 
     return write
-
-
-class Harmful:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def cut(path: Path) -> None:

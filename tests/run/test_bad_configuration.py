@@ -4,39 +4,41 @@ The words of each case say what was expected, what was given, and what to do.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each case goes through all of a command
 Refused = Callable[..., str]
 
 NAMES = {
     "unknown experiment": (
         ["experiment=resnet18"],
-        ["Could not find 'experiment/resnet18'", "Available options", "resnet18_cifar10"],
+        ["experiment/resnet18", "resnet18_cifar10"],
     ),
     "unknown network": (
         ["net=resnet19"],
-        ["Could not find 'net/resnet19'", "Available options", "resnet34"],
+        ["net/resnet19", "resnet34"],
     ),
     "unknown data": (
         ["data=cifar11"],
-        ["Could not find 'data/cifar11'", "Available options", "cifar10_folder"],
+        ["data/cifar11", "cifar10_folder"],
     ),
     "unknown logger": (
         ["logger=comet"],
-        ["Could not find 'logger/comet'", "Available options", "wandb"],
+        ["logger/comet", "wandb"],
     ),
     "misspelt key": (
         ["trainer.max_epoch=3"],
-        ["Could not override 'trainer.max_epoch'", "To append", "is not in struct"],
+        ["trainer.max_epoch"],
     ),
     "unknown detector": (
         ["+detectors.odin={_target_: src.detectors.ODIN}"],
-        ["Error locating target 'src.detectors.ODIN'", "full_key: detectors.odin"],
+        ["src.detectors.ODIN", "detectors.odin"],
     ),
     "misspelt class": (
         ["net.net._target_=src.models.ResNett"],
-        ["Error locating target 'src.models.ResNett'", "full_key: net.net"],
+        ["src.models.ResNett", "net.net"],
     ),
     "misspelt package": (
         ["net.net._target_=scr.models.ResNet"],
@@ -48,7 +50,7 @@ NAMES = {
     ),
     "argument of another optimizer": (
         ["+optim.optimizer.betas=[0.9,0.99]"],
-        ["optimizer and a scheduler", "unexpected keyword argument 'betas'", "correct optim."],
+        ["optimizer and a scheduler", "'betas'", "correct optim."],
     ),
 }
 
@@ -87,7 +89,7 @@ NUMBERS = {
     ),
     "negative epochs": (
         ["trainer.max_epochs=-2"],
-        ["`max_epochs` must be a non-negative integer or -1. You passed in -2"],
+        ["max_epochs", "-2"],
     ),
     "negative seed": (
         ["seed=-1"],
@@ -99,7 +101,7 @@ NUMBERS = {
     ),
     "unknown precision": (
         ["trainer.precision=float8"],
-        ["Precision 'float8' is invalid. Allowed precision values", "bf16-mixed"],
+        ["float8", "bf16-mixed"],
     ),
     "interval": (
         ["optim.interval=batch"],
@@ -107,15 +109,15 @@ NUMBERS = {
     ),
     "interval that the scheduler cannot take": (
         ["optim.interval=epoch"],
-        ["that fit together, got: You must define either total_steps", "or optim.interval"],
+        ["that fit together, got: ", "total_steps", "or optim.interval"],
     ),
     "learning rate in words": (
         ["optim.optimizer.lr=fast"],
-        ["optimizer and a scheduler that fit", "'str' and 'float'", "correct optim.optimizer"],
+        ["optimizer and a scheduler that fit", "correct optim.optimizer"],
     ),
     "negative learning rate": (
         ["optim.optimizer.lr=-0.1"],
-        ["optimizer and a scheduler that fit", "Invalid learning rate: -0.1", "correct optim."],
+        ["optimizer and a scheduler that fit", "-0.1", "correct optim."],
     ),
 }
 
@@ -225,8 +227,9 @@ def test_a_bad_configuration_is_refused(
 
 
 def test_an_unknown_experiment_is_refused_as_a_process(
-    process: Callable[..., object], tmp_path: object
+    process: Callable[..., object], tmp_path: Path
 ) -> None:
     done = process("src.train", "experiment=resnet18", f"hydra.run.dir={tmp_path}/run")
     assert done.returncode == 1
-    assert "Available options in 'experiment'" in done.stderr
+    assert "resnet18_cifar10" in done.stderr  # one of those there are
+    assert not Path(tmp_path, "run").exists()

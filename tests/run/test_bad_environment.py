@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # each case goes through all of a command
 Refused = Callable[..., str]
 
 
@@ -26,26 +27,26 @@ CASES = [
     pytest.param(
         {},
         ["trainer.accelerator=gpu"],
-        ["No supported gpu backend found!", "full_key: trainer"],
+        ["gpu", "trainer"],
         id="no GPU",
         marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
     ),
     pytest.param(
         {},
         ["trainer.accelerator=nothing"],
-        ["You selected an invalid accelerator name: `accelerator='nothing'`", "Available names"],
+        ["accelerator", "'nothing'"],
         id="no such device",
     ),
     pytest.param(
         {},
         ["trainer.accelerator=cpu", "trainer.devices=0"],
-        ["`Trainer(devices=0)` value is not a valid input using cpu accelerator"],
+        ["devices=0"],
         id="no devices",
     ),
     pytest.param(
         {},
         ["trainer=ddp_cpu", "trainer.strategy._target_=lightning.pytorch.strategies.DPStrategy"],
-        ["Error locating target 'lightning.pytorch.strategies.DPStrategy'", "full_key: trainer"],
+        ["lightning.pytorch.strategies.DPStrategy", "trainer"],
         id="no such strategy",
     ),
     pytest.param(
@@ -57,7 +58,7 @@ CASES = [
     pytest.param(
         {"WANDB_MODE": "sometimes"},
         ["logger=wandb"],
-        ["'online', 'offline'", "input_value='sometimes'", "full_key: logger.wandb"],
+        ["'online', 'offline'", "'sometimes'", "logger.wandb"],
         id="no such mode of W&B",
     ),
     pytest.param(
@@ -124,16 +125,14 @@ def test_a_used_run_directory_is_refused_and_left_alone(
 
 def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "run").write_text("notes")
-    assert f"File exists: '{tmp_path / 'run'}'" in refused(
-        "src.train", f"hydra.run.dir={tmp_path / 'run'}"
-    )
+    assert str(tmp_path / "run") in refused("src.train", f"hydra.run.dir={tmp_path / 'run'}")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "logs").mkdir(mode=0o500)
     seen = refused("src.train", f"hydra.run.dir={tmp_path / 'logs/run'}")
-    assert f"Permission denied: '{tmp_path / 'logs/run'}'" in seen
+    assert str(tmp_path / "logs/run") in seen
 
 
 def test_a_run_directory_stays_free_when_its_images_are_refused(

@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +17,6 @@ from src.data import Batch, BatchSampler, ImageData, ImageFolder
 from src.loggers import CSVLogger
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.trainer import callbacks
-from tests import REPOSITORY
 
 SHORT = ("trainer.max_epochs=2", "+trainer.limit_train_batches=3", "~data.ood.photographs")
 
@@ -32,37 +28,24 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def killed_after(epochs: int, run_dir: Path, *more: str) -> None:
-    """Trains, and kills the process once NormRatio of so many epochs is written."""
-    command = [sys.executable, "-m", "src.train", *SHORT, *more, f"hydra.run.dir={run_dir}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
-    ) as process:
-        while len({row["epoch"] for row in rows(run_dir / "norm_ratio.csv")}) < epochs:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-
-
 MOMENTS = ("training", "validation", "checkpoint", "benchmark")
 
 
 def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
     finished_run: Path,
-    process: Callable[..., "subprocess.CompletedProcess[str]"],
+    forked: Callable[..., "subprocess.CompletedProcess[str]"],
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     begin = ["trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run}"]
     resume = [f"resume={run}", f"hydra.run.dir={tmp_path / 'command'}"]
     for moment in MOMENTS:
-        killed = process("tests.run.killed", moment, *(resume if run.exists() else begin))
+        killed = forked("tests.run.mishap", moment, *(resume if run.exists() else begin))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert not (run / "metrics.json").exists()
     asked = (run / "config.yaml").read_text()
     assert (run / "benchmark/scores.pt").exists()
-    done = process("src.train", *resume)
+    done = forked("src.train", *resume)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "command").exists()
     assert (run / "config.yaml").read_text() == asked
@@ -91,9 +74,15 @@ def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
 
 
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(
-    command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., None],
+    forked: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    killed_after(1, tmp_path / "1_quickstart_1", "seed=1")
+    cut_off = f"hydra.run.dir={tmp_path / '1_quickstart_1'}"
+    killed = forked("tests.run.mishap", "validation", *SHORT, "seed=1", cut_off)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(rows(tmp_path / "1_quickstart_1/norm_ratio.csv")) == 8  # of one epoch
     sweep = [f"hydra.sweep.dir={tmp_path}", *SHORT, "resume=auto"]
     finished = []
     for seeds in ("0,1", "0,1,2"):

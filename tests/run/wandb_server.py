@@ -1,6 +1,6 @@
-"""As much of a W&B server as `wandb` talks to in a run. python tests/run/wandb_server.py PORT LOG
+"""As much of a W&B server as `wandb` talks to in a run. python tests/run/wandb_server.py LOG
 
-Each request is a line of JSON in LOG: its path, and its body.
+It prints its port. Each request is a line of JSON in LOG: its path, and its body.
 """
 
 import gzip
@@ -14,7 +14,7 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
     if "viewer" in query:
         return {"viewer": {"id": "u", "entity": "me", "flags": "{}", "teams": {"edges": []}}}
     if "createRunFiles" in query:
-        address = f"http://127.0.0.1:{sys.argv[1]}/"
+        address = f"http://127.0.0.1:{server.server_port}/"
         files = [{"name": name, "uploadUrl": address + name} for name in variables["files"]]
         return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
     if "upsertBucket" not in query:
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers["Content-Encoding"] == "gzip":
             raw = gzip.decompress(raw)
         body = json.loads(raw)
-        with open(sys.argv[2], "a") as log:  # noqa: PTH123
+        with open(sys.argv[1], "a") as log:  # noqa: PTH123
             log.write(json.dumps({"path": self.path, "body": body}) + "\n")
         self.reply({"data": answer(body.get("query", ""), body.get("variables") or {})})
 
@@ -56,4 +56,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_port, flush=True)  # noqa: T201
+    server.serve_forever()

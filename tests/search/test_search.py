@@ -122,7 +122,7 @@ def test_a_study_that_was_cut_off_tries_its_last_parameters_again(tmp_path: Path
 
 def test_a_study_is_not_gone_on_with_for_something_else(tmp_path: Path) -> None:
     open_study(tmp_path, {"objective": "margin"})
-    with pytest.raises(ValueError, match=r"another objective than its own \(objective margin\)"):
+    with pytest.raises(ValueError, match=r"another objective \(it has objective margin\)"):
         open_study(tmp_path, {"objective": "accuracy"})
 
 
