@@ -1,4 +1,4 @@
-"""What the three benchmarks share: images in memory, the network, and paired timing."""
+"""Shared by the benchmarks: images in memory, the network, and paired timing."""
 
 import argparse
 from collections.abc import Callable, Sequence

@@ -23,8 +23,8 @@ def load_cached(source: Source, folder: Path | None) -> ImageSet | StoredImages:
         folder: Folder of the cache; None disables caching.
 
     Raises:
-        OSError: if the folder cannot be written or the disk is full.
-        ValueError: if `load` of the source raises it.
+        OSError: If the folder cannot be written or the disk is full.
+        ValueError: If `load` of the source raises it.
     """
     key = source.key
     if folder is None or key is None:

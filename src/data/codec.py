@@ -25,7 +25,7 @@ def match_codec_of(test: Source, ood: Mapping[str, Source]) -> dict[str, float]:
         Name of each OOD set -> mean absolute change of a pixel, within 0..255.
 
     Raises:
-        ValueError: if a source does not read image files, or if the ID images are not JPEG files
+        ValueError: If a source does not read image files, or if the ID images are not JPEG files
             of one quality.
     """
     for name, source in {"id": test, **ood}.items():

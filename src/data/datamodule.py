@@ -49,7 +49,7 @@ class ImageData(L.LightningDataModule):
             a norm can react to JPEG. `codec_change` holds the resulting change of the pixels.
 
     Raises:
-        ValueError: if a size is not a positive integer, if the training images have no classes or
+        ValueError: If a size is not a positive integer, if the training images have no classes or
             others than the test images, if an OOD set or group has a reserved name, if a group is
             empty or names an unknown OOD set, or if the ID images have no common codec to match.
     """
@@ -119,7 +119,7 @@ class ImageData(L.LightningDataModule):
             image_shape: (C, H, W) that `setup` requires of every set.
 
         Raises:
-            ValueError: if the images do not have `num_classes` classes.
+            ValueError: If the images do not have `num_classes` classes.
         """
         self.image_shape = tuple(image_shape)
         if num_classes != self.num_classes:
@@ -140,7 +140,7 @@ class ImageData(L.LightningDataModule):
         """Decodes all sets that are not decoded yet, so that errors appear before training.
 
         Raises:
-            ValueError: if `validation_size` leaves no training or no validation image, if the
+            ValueError: If `validation_size` leaves no training or no validation image, if the
                 training images do not fill a batch, if images cannot be decoded or have another
                 shape than the network requires, or if an OOD set equals the ID test set.
         """
@@ -181,7 +181,7 @@ class ImageData(L.LightningDataModule):
         """Returns the training part, shuffled; only its images are augmented.
 
         Raises:
-            ValueError: if corrupt images are to be skipped in a set that is decoded when used.
+            ValueError: If corrupt images are to be skipped in a set that is decoded when used.
         """
         images = self._part("train")
         if isinstance(images, StoredImages) and images.files.on_corrupt == "skip":

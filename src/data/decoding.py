@@ -31,7 +31,7 @@ def rgb(picture: Image.Image) -> Image.Image:
     published protocols use, except for 16-bit grey, which torchvision turns white.
 
     Raises:
-        ValueError: if pixels are floats or integers of more than 16 bits.
+        ValueError: If pixels are floats or integers of more than 16 bits.
     """
     if picture.mode.startswith(("I", "F")):
         value = np.asarray(picture)
@@ -142,7 +142,7 @@ def decode(
         (N, 3, size, size) uint8 images, and (N,) bool, False for those that are corrupt.
 
     Raises:
-        ValueError: if an image cannot be decoded and is not skipped.
+        ValueError: If an image cannot be decoded and is not skipped.
     """
     image = np.zeros((len(names), 3, view.size, view.size), dtype=np.uint8)
     kept = np.ones(len(names), dtype=bool)

@@ -22,7 +22,7 @@ class Digits(Source):
         size: Side of the images, in pixels.
 
     Raises:
-        ValueError: if `classes` are not different digits, or if `part` is unknown.
+        ValueError: If `classes` are not different digits, or if `part` is unknown.
 
     Source:
         Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning

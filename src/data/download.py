@@ -33,10 +33,10 @@ def prepare(known: Known, folder: Path) -> None:
     A later call resumes what an interrupted one has left there.
 
     Raises:
-        FileNotFoundError: if the set must be fetched by hand.
-        ConnectionError: if no address provides the correct file.
-        OSError: if the folder cannot be written or the disk is full.
-        ValueError: if an archive is broken or unsafe.
+        FileNotFoundError: If the set must be fetched by hand.
+        ConnectionError: If no address provides the correct file.
+        OSError: If the folder cannot be written or the disk is full.
+        ValueError: If an archive is broken or unsafe.
     """
     if folder.exists():
         return
@@ -72,9 +72,9 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
     three times, but only once if it provides wrong bytes.
 
     Raises:
-        ConnectionError: if no address provides the correct file.
-        OSError: if the folder cannot be written or the disk is full.
-        ValueError: if an address is not https.
+        ConnectionError: If no address provides the correct file.
+        OSError: If the folder cannot be written or the disk is full.
+        ValueError: If an address is not https.
     """
     path = folder / file.name
     if path.exists() and not wrong(path, file):
@@ -113,7 +113,7 @@ def receive(url: str, part: Path, file: RemoteFile) -> None:
     """Appends the missing bytes to a partial file.
 
     Raises:
-        requests.RequestException: if the server refuses or the connection is lost.
+        requests.RequestException: If the server refuses or the connection is lost.
     """
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -195,7 +195,7 @@ def extract(archive: Path, folder: Path) -> None:
     """Unpacks a ZIP or tar archive into a folder.
 
     Raises:
-        ValueError: if the archive is broken or of another type, if it would write outside the
+        ValueError: If the archive is broken or of another type, if it would write outside the
             folder, if it holds anything but files, folders and links within the folder, or if it
             unpacks to more than 100 times its size plus 1 GiB.
     """

@@ -41,7 +41,7 @@ class ImageFiles(PictureSource):
         prefix: Prefix of the names in the archive.
 
     Raises:
-        ValueError: if the number of images is not `count` or is below `sample`, if `short_side` is
+        ValueError: If the number of images is not `count` or is below `sample`, if `short_side` is
             below `size`, or if `on_corrupt` is unknown.
     """
 
@@ -84,7 +84,7 @@ class ImageFiles(PictureSource):
         """Returns the set in the order of the names.
 
         Raises:
-            ValueError: if a file cannot be decoded and is not skipped, or if none can.
+            ValueError: If a file cannot be decoded and is not skipped, or if none can.
         """
         if not self.in_memory:
             return StoredImages(self, torch.arange(len(self.names)))
@@ -100,7 +100,7 @@ class ImageFiles(PictureSource):
         """Returns the images at these positions, and False for those that are corrupt.
 
         Raises:
-            ValueError: if a file cannot be decoded and is not skipped.
+            ValueError: If a file cannot be decoded and is not skipped.
         """
         names = [str(self.path / self.names[row]) for row in rows]
         return decode(lambda number: self.open(rows[number]), names, self.view, self.on_corrupt)
@@ -149,7 +149,7 @@ def decoded(
     """Returns the set without the images that are corrupt.
 
     Raises:
-        ValueError: if all of them are.
+        ValueError: If all of them are.
     """
     if not kept.any():
         raise ValueError(f"expected images in {where}, got none that can be decoded")
@@ -172,7 +172,7 @@ def chosen(n: int, count: int | None, sample: int | None, seed: int, where: str)
     """Returns the positions of a sample of n images, or of all images.
 
     Raises:
-        ValueError: if n is not `count` or is below `sample`.
+        ValueError: If n is not `count` or is below `sample`.
     """
     if count not in (None, n):
         raise ValueError(

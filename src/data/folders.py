@@ -32,8 +32,8 @@ class ImageFolder(ImageFiles):
             on_corrupt.
 
     Raises:
-        FileNotFoundError: if there is neither a folder nor an archive.
-        ValueError: if there is no image, if only some images are in a class sub-folder, if a class
+        FileNotFoundError: If there is neither a folder nor an archive.
+        ValueError: If there is no image, if only some images are in a class sub-folder, if a class
             has no image, or if `ImageFiles` raises it.
     """
 

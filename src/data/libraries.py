@@ -54,7 +54,7 @@ class _Collection(PictureSource):
         """Returns the decoded set in the order of the library.
 
         Raises:
-            ValueError: if `ImageFiles` would raise it.
+            ValueError: If `ImageFiles` would raise it.
         """
         label: dict[int, int] = {}
         names, read = self.pictures(label)
@@ -71,7 +71,7 @@ class _Collection(PictureSource):
             label: Receives the label of each image that is opened, if the set has classes.
 
         Raises:
-            ValueError: if `ImageFiles` would raise it.
+            ValueError: If `ImageFiles` would raise it.
         """
         items = self.items()
         row = chosen(len(items), self.count, self.sample, self.seed, str(self))
@@ -104,7 +104,7 @@ class Torchvision(_Collection):
             others are arguments of the class, such as `train=True`.
 
     Raises:
-        FileNotFoundError: if the files are missing and `download` is false.
+        FileNotFoundError: If the files are missing and `download` is false.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Torchvision(_Collection):
         """Returns the concatenated splits.
 
         Raises:
-            FileNotFoundError: if the files are missing.
+            FileNotFoundError: If the files are missing.
         """
         from torchvision import datasets
 
@@ -186,8 +186,8 @@ class HuggingFace(_Collection):
             others are arguments of `datasets.load_dataset`.
 
     Raises:
-        ModuleNotFoundError: if `datasets` is not installed.
-        ValueError: if a column is missing.
+        ModuleNotFoundError: If `datasets` is not installed.
+        ValueError: If a column is missing.
     """
 
     def __init__(

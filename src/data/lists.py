@@ -32,8 +32,8 @@ class ImageList(ImageFiles):
             on_corrupt.
 
     Raises:
-        FileNotFoundError: if the list, the folder or an image does not exist.
-        ValueError: if the list is empty, if a line has no label, if a column is missing, if a path
+        FileNotFoundError: If the list, the folder or an image does not exist.
+        ValueError: If the list is empty, if a line has no label, if a column is missing, if a path
             leads outside the folder, or if `ImageFiles` raises it.
     """
 

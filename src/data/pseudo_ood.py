@@ -23,7 +23,7 @@ class Jigsaw:
         seed: Seed of the random orders.
 
     Raises:
-        ValueError: if `border` is unknown or `grid` is below 2.
+        ValueError: If `border` is unknown or `grid` is below 2.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295: 3 x 3 tiles.
@@ -53,7 +53,7 @@ class Jigsaw:
             index: (B,) int64 positions of the images in their set, which determine the orders.
 
         Raises:
-            ValueError: if the grid is larger than the image.
+            ValueError: If the grid is larger than the image.
         """
         height, width = image.shape[-2:]
         if self.grid > min(height, width):

@@ -18,7 +18,7 @@ class RemoteFile:
 
     Attributes:
         name: Path of the file in the folder of its set.
-        urls: https addresses of the same bytes, in the order in which they are tried.
+        urls: HTTPS addresses of the same bytes, in the order in which they are tried.
         bytes: Size of the file; None if it is unknown.
         md5: Published MD5 digest; None if there is none.
         sha256: Published SHA-256 digest; None if there is none.
@@ -81,7 +81,7 @@ def known(name: str) -> Known:
     """Returns the entry of a set.
 
     Raises:
-        ValueError: if there is no set of that name.
+        ValueError: If there is no set of that name.
     """
     if name not in _registry():
         raise ValueError(f"expected one of the sets {', '.join(_registry())}, got {name!r}")
@@ -92,7 +92,7 @@ def where_from(name: str | None) -> str:
     """Returns how to get a set, for an error message; "" if the name is None.
 
     Raises:
-        ValueError: if there is no set of that name.
+        ValueError: If there is no set of that name.
     """
     if name is None:
         return ""

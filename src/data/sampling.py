@@ -33,7 +33,7 @@ class BatchSampler(DistributedSampler[Tensor]):
         seed: Seed of the permutations, the same on every process.
 
     Raises:
-        ValueError: if the images do not fill one batch on every process.
+        ValueError: If the images do not fill one batch on every process.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ def held_out_first(
     """Returns the permuted set, whose first `validation_size` images are held out.
 
     Raises:
-        ValueError: if no training or no validation image is left.
+        ValueError: If no training or no validation image is left.
     """
     if not 1 <= validation_size < len(images):
         raise ValueError(

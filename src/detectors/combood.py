@@ -45,7 +45,7 @@ class CombOOD(Detector):
         Data for Image Classification", SDM 2024, https://arxiv.org/abs/2602.07042; code:
         https://github.com/rmagesh148/combood. Experimental: its ImageNet rows seem exchanged.
     Fitted on:
-        All ID training images. With `bank_size`, so many of them.
+        All ID training images. With `bank_size`, a random part of that size.
     Needs:
         Penultimate feature, feature maps of all blocks, logits.
     Differs:

@@ -56,7 +56,7 @@ class KNN(FeatureDetector):
         Sun et al., "Out-of-distribution Detection with Deep Nearest Neighbors", ICML 2022,
         https://arxiv.org/abs/2204.06507, Eq. 3 and 4.
     Fitted on:
-        All ID training images. With `bank_size`, so many of them.
+        All ID training images. With `bank_size`, a random part of that size.
     Needs:
         Penultimate feature, or feature map of a block.
     Differs:

@@ -88,7 +88,7 @@ class ResNet(nn.Module):
         block: Class of the blocks.
 
     Raises:
-        ValueError: if `depth` is not four positive numbers.
+        ValueError: If `depth` is not four positive numbers.
 
     Source:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,

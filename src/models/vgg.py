@@ -28,7 +28,7 @@ class VGG(nn.Module):
         batch_norm: Whether batch norm follows each convolution; the paper uses none.
 
     Raises:
-        ValueError: if `config` contains anything else or no convolution.
+        ValueError: If `config` contains anything else or no convolution.
 
     Source:
         Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image

@@ -52,7 +52,7 @@ class WideResNet(nn.Module):
         num_classes: Number of classes.
 
     Raises:
-        ValueError: if `depth` is not 6 n + 4 with n >= 1.
+        ValueError: If `depth` is not 6 n + 4 with n >= 1.
 
     Source:
         Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016,

@@ -36,11 +36,11 @@ def check_installed(config: Any, path: str = "") -> None:
     """Refuses a configuration that names a package which is not there.
 
     Args:
-        config: plain containers.
-        path: of the configuration, with a dot behind it.
+        config: Plain containers.
+        path: Of the configuration, with a dot behind it.
 
     Raises:
-        ModuleNotFoundError: if a `_target_` is in a package that is not installed.
+        ModuleNotFoundError: If a `_target_` is in a package that is not installed.
     """
     if isinstance(config, list):
         config = dict(enumerate(config))
@@ -61,7 +61,7 @@ def check_targets(config: Any, path: str = "") -> None:
     """Refuses a checkpoint's configuration that would call what no training of ours calls.
 
     Raises:
-        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
+        ValueError: If a `_target_` is not of this project, torchvision's networks, optimizers,
             layers or Lightning's trainer.
     """
     if isinstance(config, list):

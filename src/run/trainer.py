@@ -26,7 +26,7 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
     """Returns the configured trainer; it opens the run when its first stage begins.
 
     Raises:
-        FileExistsError: if an earlier run is in the run directory.
+        FileExistsError: If an earlier run is in the run directory.
         ValueError: If it is set to train for no epoch.
         RuntimeError: If torchrun started another number of processes than the trainer has, or for
             a sweep whose runs have several processes that Lightning would have to launch.

@@ -182,7 +182,7 @@ WEIGHTS = {
     "a text": (
         lambda path: path.write_text("weights"),
         ["net.weights=${data_dir}/weights.pth"],
-        ["expected a file of weights alone, got", "cut short, no checkpoint", "fetch it again"],
+        ["expected a file of weights alone, got", "incomplete, no checkpoint", "fetch it again"],
     ),
     "a tensor": (
         lambda path: torch.save(torch.ones(3), path),
