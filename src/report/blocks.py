@@ -131,7 +131,7 @@ def selection_of(
 
 
 def epochs_of(history: History, selected: str) -> dict[str, int | None]:
-    """Returns in how many of all epochs a block is selected, and since which one in every."""
+    """Returns how many of all epochs select a block, and since when every one does."""
     chosen = [history.block[position] for position in history.selected]
     since = None
     for epoch, block in zip(history.epoch[::-1], chosen[::-1], strict=True):

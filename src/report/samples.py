@@ -92,7 +92,7 @@ def confused_pairs(confusion: Confusion) -> Figure:
     axes.barh(range(len(pairs)), share, color=COLORS[0], height=0.7)
     for row, (a, b) in enumerate(pairs):
         axes.text(share[row], row, f" {counts[a, b]}", va="center", fontsize=7, color=GREY)
-    labels = [f"{names[a][:24]} taken for {names[b][:24]}" for a, b in pairs]
+    labels = [f"{names[a][:24]} predicted as {names[b][:24]}" for a, b in pairs]
     axes.set_yticks(range(len(pairs)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("share of the class (%), number: images")
