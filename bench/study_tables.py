@@ -5,7 +5,7 @@ Nothing here is a command: `python -m bench.pages` writes these tables into the 
 
 from bench.cifar10_tables import RESULTS, table
 from src.compare.runs import METRICS, Run
-from src.records.columns import PER_BLOCK
+from src.records.columns import FEATURE_NORM, Column
 
 ARCHITECTURES = (
     "resnet18",
@@ -42,7 +42,10 @@ def earlier_blocks() -> str:
     lines = [
         [
             f"{EARLIER.metrics['norm_ratio'][block]:.4f}",
-            *(percent(EARLIER, f"{PER_BLOCK}{block}", source, digits=2) for source in sets),
+            *(
+                percent(EARLIER, Column(FEATURE_NORM, block).name, source, digits=2)
+                for source in sets
+            ),
         ]
         for block in EARLIER.blocks
     ]
@@ -137,7 +140,7 @@ def efficientnet_blocks() -> str:
         [
             selected(run, block),
             f"{run.metrics['norm_ratio'][block]:.4f}",
-            percent(run, f"{PER_BLOCK}{block}"),
+            percent(run, Column(FEATURE_NORM, block).name),
         ]
         for block in run.blocks
     ]

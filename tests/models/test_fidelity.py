@@ -118,8 +118,9 @@ def test_official_norm_ratio_agrees_with_algorithm_1(network: Network, tmp_path:
     selection = instantiate(cfg.selection)
     data = ImageData(Images(), Images(), {}, eval_batch_size=10, validation_size=4)
     trainer = L.Trainer(
-        callbacks=[selection], accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
+        callbacks=[selection], default_root_dir=tmp_path, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        inference_mode=False,
     )  # fmt: skip
     trainer.validate(Classifier(network), datamodule=data, verbose=False)
 

@@ -278,7 +278,7 @@ def test_nan_scores_are_kept_to_look_at_but_never_become_a_result(
     broken: Callable[[Change], Path], tmp_path: Path, command: Callable[..., None]
 ) -> None:
     run = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"finite scores, got NaN .*'msp' on 'id'; .* look there"):
+    with pytest.raises(ValueError, match=r"finite scores, got NaN .*'msp' on 'id'; .* inspect it"):
         command("src.evaluate", f"checkpoint={broken(spoil_the_head)}", f"hydra.run.dir={run}")
     with np.load(run / "scores.npz") as table:
         columns = table["detectors"][np.isnan(table["score"]).any(axis=0)]

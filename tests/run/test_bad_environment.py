@@ -120,7 +120,7 @@ def test_a_used_run_directory_is_refused_and_left_alone(
         *(checkpoint if module == "src.evaluate" else []),
     )
     assert "expected a fresh run directory, got" in seen
-    assert f"choose another hydra.run.dir, or go on with it: resume={finished_run}" in seen
+    assert f"choose another hydra.run.dir, or resume that run: resume={finished_run}" in seen
 
 
 def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path, refused: Refused) -> None:

@@ -55,7 +55,7 @@ def test_results_on_ood_images_are_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_trial_without_selection_or_accuracy_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected NormRatio and val/accuracy .* logger=csv"):
+    with pytest.raises(ValueError, match=r"expected NormRatio and val/accuracy .* the CSV logger"):
         read_outcome(tmp_path)
 
 
