@@ -6,7 +6,6 @@ prints help stays fast.
 
 from typing import TYPE_CHECKING
 
-from src.records.git_state import git_state
 from src.records.lazy import exports
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CONF",
     "exports",
-    "git_state",
     "read_history",
     "say",
     "show",
