@@ -1,4 +1,7 @@
-"""Where a run is logged: always to a CSV file, on request also to W&B, TensorBoard or MLflow."""
+"""Where a run is logged: always to a CSV file, on request also to W&B, TensorBoard or MLflow.
+
+A logger of your own derives from `Dispensable`; a run outlives the loss of any logger.
+"""
 
 from src.loggers.base import Dispensable, finish, needs
 from src.loggers.csv_logs import CSVLogger
