@@ -42,7 +42,7 @@ def main() -> None:
     plain, ours = alternate(
         options.repeats,
         plain_forward,
-        lambda: trainer.test(benchmark, datamodule=data, verbose=False),
+        lambda: benchmark.run(trainer, data),
     )
     ratio("benchmark / plain forward", ours, plain)
 

@@ -1,19 +1,26 @@
-"""The tables of docs/results.md on the paper's networks that src.compare does not have.
+"""Tables of the study of the paper's networks, from docs/results/cifar10_{short,codec}.
 
-python -m bench.cifar10_tables    # of docs/results/cifar10_{short,codec}
+Nothing here is a command: `python -m bench.pages` writes these tables into the documentation.
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from functools import cache, partial
+from io import StringIO
 from pathlib import Path
 from statistics import mean
+from tempfile import TemporaryDirectory
 
+import src.compare.__main__
 from src.compare.rows import MISSING, Row, compare
 from src.compare.runs import METRICS, Run, find_runs
 from src.compare.tables import percent
 
 RESULTS = Path(__file__).parents[1] / "docs/results"
+RUNS = RESULTS / "cifar10_short"
 NETWORKS = ("resnet18", "wrn16_4", "vgg11")
+TITLES = {"resnet18": "ResNet18", "wrn16_4": "WRN-16-4", "vgg11": "VGG11"}
 SEEDS = {0: "", 1: "_seed1"}  # what the names of files end in
 SELECTIONS = {
     "norm_ratio": "default: held-out images, normalised, border kept",
@@ -52,33 +59,69 @@ POSTER = {  # Yu et al., CVPR 2023: (AUROC, FPR95), averages over six sets, alon
 }
 
 
-def main() -> None:
-    """Prints them in Markdown."""
-    found = {row.network: row for row in compare(*find_runs([RESULTS / "cifar10_short"])).rows}
-    for network in NETWORKS:
-        print(f"\n**{network}**\n")
-        set_by_set(found[network])
-    print("\n### The selection, measured otherwise\n")
-    selections()
-    print('\n### Which rule is "with the selected norm"\n')
-    rules(found)
-    print("\n### Codec and cut of Textures\n")
-    codec()
+@cache
+def rows() -> dict[str, Row]:
+    """Returns the runs of each network, over seeds."""
+    return {row.network: row for row in compare(*find_runs([RUNS])).rows}
 
 
-def line(*cells: object) -> None:
-    """Prints a row of a table."""
-    print("|", " | ".join(map(str, cells)), "|")
+@cache
+def sections() -> dict[str, str]:
+    """Returns the tables and notes that `src.compare` writes: title -> text."""
+    with TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        asked = ["--blocks", "--paper", "--detectors", "all", "--output", folder]
+        src.compare.__main__.main([str(RUNS), *asked])
+        parts = Path(folder, "comparison.md").read_text().split("\n## ")[1:]
+    return {title: text.strip() for title, text in (part.split("\n", 1) for part in parts)}
 
 
-def head(*titles: str) -> None:
-    """Prints titles and the line below them."""
-    line(*titles)
-    print("|" + "---|" * len(titles))
+def section(start: str) -> str:
+    """Returns the section of `src.compare` whose title starts with these words."""
+    (text,) = [text for title, text in sections().items() if title.startswith(start)]
+    return text
 
 
-def set_by_set(row: Row) -> None:
+def summary() -> str:
+    """Average AUROC / FPR95 (ID positive) of three detectors and of the best one."""
+    body = []
+    for network in reversed(NETWORKS):
+        row = rows()[network]
+        shown = [short(row, detector) for detector in ("featurenorm", "energy", "msp")]
+        auroc = {name: score.mean for name in compared(row) if (score := row.score(name, "auroc"))}
+        best = max(auroc, key=lambda name: auroc[name])
+        body.append([TITLES[network], *shown, f"{short(row, best)} `{best}`"])
+    return table(["network", "FeatureNorm", "Energy", "MSP", "best"], body)
+
+
+def choices() -> str:
+    """The table of networks of `src.compare`, without the experiment and the number of runs."""
+    lines = [line.strip("| ").split(" | ") for line in section("Networks").splitlines()]
+    header, body = lines[0], lines[2:]
+    kept = [at for at, title in enumerate(header) if title not in ("experiment", "n")]
+    return table([header[at] for at in kept], [[line[at] for at in kept] for line in body])
+
+
+def compared(row: Row) -> list[str]:
+    """Returns the detectors that every run of a row was scored by."""
+    every = [set(run.detectors) for run in row.runs]
+    return [name for name in row.runs[0].detectors if all(name in known for known in every)]
+
+
+def short(row: Row, detector: str) -> str:
+    """Returns the mean average AUROC / FPR95 (ID positive) without its spread."""
+    scores = [row.score(detector, metric) for metric in METRICS[:2]]
+    return " / ".join(f"{100 * score.mean:.1f}" for score in scores if score)
+
+
+def table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
+    """Returns a table in Markdown."""
+    lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, *body)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def set_by_set(network: str) -> str:
     """AUROC, and below it FPR95 of both meanings, for each detector and set."""
+    row = rows()[network]
     run = row.runs[0]
     sets = list(run.results["msp"])
     auroc = {
@@ -88,60 +131,71 @@ def set_by_set(row: Row) -> None:
         if (sample := row.score(name, "auroc", source))
     }
     best = {source: max(auroc[name, source] for name in run.detectors) for source in sets}
-    head("detector", *sets)
+    body = []
     for name in run.detectors:
-        cells = []
+        cells = [f"`{name}`"]
         for source in sets:
             first, *fpr95 = (percent(row.score(name, metric, source), row) for metric in METRICS)
             bold = "**" if auroc[name, source] == best[source] else ""
             cells.append(f"{bold}{first}{bold}<br>{' / '.join(fpr95)}")
-        line(f"`{name}`", *cells)
+        body.append(cells)
+    return table(["detector", *sets], body)
 
 
-def selections() -> None:
+def selections() -> str:
     """NormRatio of all blocks under each way of measuring it."""
-    head("network", "seed", "selection", "selected", "ratio of the blocks, by depth")
+    body = []
     for network in NETWORKS:
         for seed, name, blocks in measured(network):
             selected = next(block for block in blocks if block["selected"] == "1")
             ratios = [f"{float(block['ratio']):.3f}" for block in blocks]
             ratios[blocks.index(selected)] = f"**{ratios[blocks.index(selected)]}**"
-            line(network, seed, SELECTIONS[name], f"`{selected['block']}`", " ".join(ratios))
+            name_and_block = SELECTIONS[name], f"`{selected['block']}`"
+            body.append([network, seed, *name_and_block, " ".join(ratios)])
+    return table(
+        ["network", "seed", "selection", "selected", "ratio of the blocks, by depth"], body
+    )
 
 
 def measured(network: str) -> Iterator[tuple[int, str, list[dict[str, str]]]]:
     """Yields seed, way and the blocks of the last epoch of each selection there is."""
     for seed, ending in SEEDS.items():
         for name in SELECTIONS:
-            file = RESULTS / f"cifar10_short/{network}{ending}_{name}.csv"
+            file = RUNS / f"{network}{ending}_{name}.csv"
             if file.exists():
                 blocks = list(csv.DictReader(file.open()))
                 yield seed, name, [b for b in blocks if b["epoch"] == blocks[-1]["epoch"]]
 
 
-def rules(found: dict[str, Row]) -> None:
-    """What MSP, ODIN and Energy gain by each rule, and how far that is from what they gain there.
+def rules() -> str:
+    """What MSP, ODIN and Energy gain by each rule, and how far that is from the poster's gain.
 
     The last column: mean over MSP and Energy, which all rules have, of the distance between the
     two gains in AUROC.
     """
-    head("network", "rule", "MSP", "ODIN", "Energy", "FeatureNorm alone", "gain off the poster's")
+    body: list[list[str]] = []
     for network in NETWORKS:
-        row = found[network]
-        alone, with_norm = POSTER[network].values()
+        row = rows()[network]
         for rule, title in RULES.items():
             cells = [average(row, rule.format(name)) for name in ("msp", "odin", "energy")]
-            if rule == "{}":
-                line(network, title, *cells, average(row, "featurenorm"), "")
-                continue
-            off = [
-                abs(gain(row, name, rule.format(name)) - (with_norm[at][0] - alone[at][0]))
-                for name, at in (("msp", 0), ("energy", 2))
-            ]
-            line(network, title, *cells, "", f"{mean(off):.1f}")
+            alone = rule == "{}"
+            last = [average(row, "featurenorm"), ""] if alone else ["", off_poster(row, rule)]
+            body.append([network, title, *cells, *last])
         for title, pairs in POSTER[network].items():
             cells = [f"{auroc:.1f} / {fpr95:.1f}" for auroc, fpr95 in pairs]
-            line(network, title, *cells, *[""] * (5 - len(cells)))
+            body.append([network, title, *cells, *[""] * (5 - len(cells))])
+    detectors = ["MSP", "ODIN", "Energy", "FeatureNorm alone"]
+    return table(["network", "rule", *detectors, "gain off the poster's"], body)
+
+
+def off_poster(row: Row, rule: str) -> str:
+    """Returns how far the gains of MSP and Energy by a rule are from the poster's, on average."""
+    alone, with_norm = POSTER[row.network].values()
+    off = [
+        abs(gain(row, name, rule.format(name)) - (with_norm[at][0] - alone[at][0]))
+        for name, at in (("msp", 0), ("energy", 2))
+    ]
+    return f"{mean(off):.1f}"
 
 
 def average(row: Row, detector: str) -> str:
@@ -156,7 +210,7 @@ def gain(row: Row, before: str, after: str) -> float:
     return 100 * mean(new - old for old, new in pairs if old is not None and new is not None)
 
 
-def codec() -> None:
+def codec() -> str:
     """FeatureNorm's AUROC on Textures: the benchmark's, and cut and encoded in four ways."""
     ways = {
         ("square", "JPEG as the ID images"): "matched",
@@ -164,15 +218,28 @@ def codec() -> None:
         ("squash", "JPEG as the ID images"): "matched",
         ("squash", "no JPEG"): "plain",
     }
-    head("network", "benchmark's", *(f"{cut}, {encoding}" for cut, encoding in ways))
+    body = []
     for network in ("resnet18", "vgg11"):
-        kept = Run(RESULTS / f"cifar10_short/{network}.json")
+        kept = Run(RUNS / f"{network}.json")
         scores = [kept.results["featurenorm"]["textures"]["auroc"]]
         for (cut, _), name in ways.items():
             run = Run(RESULTS / f"cifar10_codec/{network}_{name}.json")
             scores.append(run.results["featurenorm"][f"textures_{cut}"]["auroc"])
-        line(network, *(f"{100 * score:.1f}" for score in scores))
+        body.append([network, *(f"{100 * score:.1f}" for score in scores)])
+    return table(
+        ["network", "benchmark's", *(f"{cut}, {encoding}" for cut, encoding in ways)], body
+    )
 
 
-if __name__ == "__main__":
-    main()
+TABLES = {
+    "summary": summary,
+    "choices": choices,
+    "networks": partial(section, "Networks"),
+    "average-auroc": partial(section, "Average: AUROC"),
+    "beside-the-paper": partial(section, "Beside the paper"),
+    **{f"blocks-{name}": partial(section, f"{name}: NormRatio") for name in NETWORKS},
+    **{f"sets-{name}": partial(set_by_set, name) for name in NETWORKS},
+    "selections": selections,
+    "rules": rules,
+    "codec": codec,
+}

@@ -1,4 +1,4 @@
-"""What the three benchmarks share: images in memory, the network, and paired timing."""
+"""Shared by the benchmarks: images in memory, the network, and paired timing."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -10,22 +10,19 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from src.data import Batch, ImageData, ImageSet
+from src.data import Batch, ImageData, ImageSet, Source
 from src.models import resnet18
 from src.network import Network
 from src.run.trainer import quiet_lightning
 
 
-class RandomImages:
+class RandomImages(Source):
     """A source of random 32 x 32 images: speed does not depend on what is on them."""
 
     classes = tuple("0123456789")
 
     def __init__(self, count: int) -> None:
         self.count = count
-
-    def prepare(self) -> None:
-        """Does nothing."""
 
     def load(self) -> ImageSet:
         """Returns `count` images with random labels."""

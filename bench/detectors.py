@@ -81,7 +81,7 @@ def measure(which: str, images: int, batch: int) -> dict[str, float]:
     network.norm_ratio = dict.fromkeys(network.blocks, 1.0)
     data = image_data(images * 9 // 2, images, [images // 2] * 5, batch)
     benchmark = Benchmark(network, twenty(), data.sources)
-    data.fit_on = benchmark.fit_on
+    data.test_on(benchmark.loaders)
     data.setup("test")
     sets = [images_of(loader).image for loader in data.test_dataloader()]
     trainer = new_trainer("32-true")
@@ -100,7 +100,7 @@ def measure(which: str, images: int, batch: int) -> dict[str, float]:
     if which == "plain":
         plain()
     else:
-        trainer.test(benchmark, datamodule=data, verbose=False)
+        benchmark.run(trainer, data)
     seconds = perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": seconds, "passes": len(passes), "GiB": peak}

@@ -50,7 +50,7 @@ class Images(PeerBenchmark):
 
     def __init__(self, data: ImageData) -> None:
         self.ood_names = list(data.sources[1:])
-        data.fit_on = ("train",)
+        data.test_on(("train", *data.sources))
         data.setup("test")
         sets = [images_of(loader) for loader in data.test_dataloader()]
         self.parts = [
@@ -122,16 +122,13 @@ def main() -> None:
     data = image_data(options.images * 9 // 2, options.images, ood, options.batch)
     benchmark = Benchmark(network, {name: build() for name, build in OURS.items()}, data.sources)
     images = Images(data)
-    data.fit_on = benchmark.fit_on
     trainer = new_trainer("32-true")
     network(torch.rand(options.batch, *network.image_shape))
 
     def shared(image: Tensor) -> Tensor:
         return network.observe(image, keep_maps=False).feature
 
-    _, seconds, passed = timed(
-        network, lambda: trainer.test(benchmark, datamodule=data, verbose=False)
-    )
+    _, seconds, passed = timed(network, lambda: benchmark.run(trainer, data))
     print(f"ours: {seconds:.1f} s, {passed} images through the network")
     for name, encode, as_list in (("list call", shared, True), ("tutorial call", None, False)):
         detectors = theirs(network, encode)

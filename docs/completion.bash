@@ -22,8 +22,7 @@ _block_selection_completion() {
         *:-*) choices=$("$python" -m "$module" --help 2>/dev/null | grep -oE -- '--[a-z-]+' | sort -u) ;;
         src.train:* | src.evaluate:* | src.data:* | src.search:*)
             [[ $module == src.search ]] && module=src.train
-            choices=$(COMP_LINE="$module ${line/#benchmark=/data=}" "$python" -m "$module" -sc query=bash 2>/dev/null)
-            [[ $word == benchmark=* ]] && choices=${choices//data=/benchmark=} ;;
+            choices=$(COMP_LINE="$module $line" "$python" -m "$module" -sc query=bash 2>/dev/null) ;;
     esac
     COMPREPLY=($(compgen -W "$choices" -- "$word"))
     if [[ $COMP_WORDBREAKS == *=* && $word == *=* ]]; then  # the shell replaces what is behind the "="

@@ -1,9 +1,9 @@
-"""The benchmark: one test loop over ID and every OOD set that fills the score table."""
+"""The benchmark: one test loop over the ID set and every OOD set that fills the score table."""
 
 __all__ = ["Benchmark"]
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from src.data.datamodule import ImageData
 from src.data.datasets import Batch
 from src.detectors import Detector, expand_blocks
 from src.metrics.score_table import Scores, ScoreTable
@@ -20,7 +21,7 @@ from src.records.atomic import try_to_write
 
 
 def digest(network: Network) -> str:
-    """Returns a hash of all that a network's scores depend on: its weights and selection."""
+    """Returns a hash of what the scores of a network depend on: its weights and selection."""
     content = hashlib.sha256()
     for name, value in network.state_dict().items():
         content.update(name.encode())
@@ -33,18 +34,18 @@ def digest(network: Network) -> str:
 class Benchmark(L.LightningModule):
     """Scores each image of each source once, with all detectors, in one forward pass.
 
-    The test loaders are those of `ImageData.test_dataloader`: the ID images to fit on that any
-    detector wants, then the sources. After the loop, `scores` is the same on every process.
+    `run` runs the test loop: first over the ID images that any detector is fitted on, then over
+    the sources. Afterwards `scores` is the same on every process.
 
     Args:
-        network: the classifier, with its selected block.
-        detectors: name -> detector; those `at: each_block` become one column per block.
-        sources: names of the data sets, "id" first.
-        autocast: score in the trainer's precision. By default the network runs in float32
-            whatever it was trained in, so that the figures do not depend on it.
+        network: Classifier with its selected block.
+        detectors: Name -> detector; `at: each_block` becomes one column per block.
+        sources: Names of the data sets, "id" first.
+        autocast: Whether to score in the precision of the trainer. By default the network runs
+            in float32 whatever it was trained in, so that the figures do not depend on it.
 
     Raises:
-        ValueError: if a detector is at a block that the network does not have.
+        ValueError: If the arguments of a detector do not fit the network.
     """
 
     scores: Scores
@@ -73,15 +74,27 @@ class Benchmark(L.LightningModule):
 
     @property
     def loaders(self) -> tuple[str, ...]:
-        """Names of the test loaders, in their order."""
+        """Names of the test loaders in their order: parts to fit on, then sources to score."""
         return (*self.fit_on, *self.remaining)
 
-    def keep_in(self, folder: Path) -> None:
-        """Keeps the fit, and the scores source by source, for a benchmark that is cut off.
+    def run(self, trainer: L.Trainer, data: ImageData, *, keep_in: Path | None = None) -> Scores:
+        """Runs the test loop over the images that are still to be used, and returns all scores.
 
-        What such a one of the same weights has left there is not done again: `fit_on` and
-        `remaining` name the rest.
+        Args:
+            trainer: Trainer that runs the loop.
+            data: Images of the sources.
+            keep_in: Folder that receives the fitted state and, source by source, the scores. If
+                an interrupted benchmark of the same weights left them there, its work is not
+                repeated. None keeps nothing.
         """
+        if keep_in is not None:
+            self._resume(keep_in)
+        data.test_on(self.loaders)
+        trainer.test(self, datamodule=data, verbose=False)
+        return self.scores
+
+    def _resume(self, folder: Path) -> None:
+        """Reads what an interrupted benchmark left, and keeps the rest in the same folder."""
         self._keep = folder
         self._weights = digest(self.network)
         fit, scores = (self._kept(folder / name) for name in ("fit.pt", "scores.pt"))
@@ -106,15 +119,16 @@ class Benchmark(L.LightningModule):
 
     @property
     def needs_selection(self) -> bool:
-        """Whether a column is at the selected block and none has been selected yet."""
-        at_selected = any(detector.at == "selected" for detector in self.columns.values())
+        """Whether a column reads the selected block and none has been selected yet."""
+        columns = self.columns.values()
+        at_selected = any("selected" in detector.named_blocks() for detector in columns)
         return at_selected and self.network.selected is None
 
     def check_selection(self) -> None:
-        """Refuses to go on without a selection that is needed.
+        """Refuses to continue without a selection that is needed.
 
         Raises:
-            RuntimeError: if a detector is at the selected block and none has been selected.
+            RuntimeError: If a detector reads the selected block and none has been selected.
         """
         if self.needs_selection:
             self.network.block("selected")
@@ -123,14 +137,14 @@ class Benchmark(L.LightningModule):
         """Starts an empty table.
 
         Raises:
-            ValueError: if the loaders are not those that it was told of.
-            RuntimeError: if a selection is needed and was not made.
+            ValueError: If the trainer has other loaders than `loaders`.
+            RuntimeError: If a selection is needed and was not made.
         """
         given = len(self.trainer.num_test_batches)
         if given != len(self.loaders):
             raise ValueError(
                 f"expected the test loaders {', '.join(self.loaders)}, got {given} loaders; "
-                "set data.fit_on to benchmark.fit_on, data.tested to benchmark.remaining"
+                "start it with benchmark.run(trainer, data)"
             )
         self.check_selection()
         for detector in self.columns.values():
@@ -142,7 +156,7 @@ class Benchmark(L.LightningModule):
             self.table.row.append(self._done["row"].to(self.device))
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Concludes what comes before the first batch of a loader, on all processes alike."""
+        """Before the first batch of a loader, fits the detectors or keeps the scores so far."""
         if batch_idx == 0 and dataloader_idx == len(self.fit_on):
             if self.fit_on:
                 self._fit()
@@ -179,20 +193,22 @@ class Benchmark(L.LightningModule):
                 [detector.score(seen).double() for detector in self.columns.values()], 1
             )
         source = self.table.sources.index(self.loaders[dataloader_idx])
-        # labels of an OOD set, if it has any, are numbers of other classes
+        # labels of an OOD set, if it has any, refer to other classes
         label = batch.label if source == 0 else torch.full_like(batch.label, -1)
         self.table.update(score, source, batch.index, label, seen.logits.argmax(dim=1))
 
-    def _observe(self, image: Tensor, detectors: Iterable[Detector]) -> ForwardPass:
+    def _observe(self, image: Tensor, detectors: Collection[Detector]) -> ForwardPass:
         self.forward_passes += 1
+        for detector in detectors:
+            detector.prepare(self.network)
         read = [pair for detector in detectors for pair in detector.reads(self.network)]
         return self.network.observe(image, keep_maps=False, read=read)
 
     def _update(self, batch: Batch, part: str) -> None:
-        """Lets the detectors that are fitted on this part take in what is no padding."""
+        """Updates the detectors that are fitted on this part with the rows that are no padding."""
         wanting = [d for d in self.columns.values() if d.is_fitted_on_data and d.fit_on == part]
         kept = batch.index >= 0
-        with torch.inference_mode(False), torch.no_grad():  # what they learn may need gradients
+        with torch.inference_mode(False), torch.no_grad():  # a fit may need gradients
             seen = self._observe(batch.image, wanting).rows(kept)
             for detector in wanting:
                 detector.update(seen, batch.label[kept], batch.index[kept])

@@ -1,9 +1,7 @@
-"""The callback that watches NormRatio of every block and selects one, without OOD data."""
+"""The callback that measures NormRatio of every block and selects one, without OOD data."""
 
 __all__ = ["BlockSelection"]
 
-import csv
-import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -19,42 +17,45 @@ from src.data.datasets import Batch
 from src.metrics.norm_ratio import NormRatio
 from src.metrics.stability import SelectionStability
 from src.network import Network
-from src.records.atomic import try_to_write
-from src.records.history import STABILITY
+from src.records.history import HistoryWriter, write_stability
+from src.records.selection import margin
 
 log = logging.getLogger(__name__)
 LOGGED = {"ratio": "norm_ratio", "norm_id": "norm_id", "norm_pseudo_ood": "norm_pseudo_ood"}
-HISTORY = ("epoch", "block", "depth", "norm_id", "norm_pseudo_ood", "ratio", "selected")
 
 
 class BlockSelection(L.Callback):
     """Measures NormRatio of every block in each validation epoch and selects the largest.
 
-    The clean half of NormRatio is read from the validation forward itself, by hooks that are
-    open during it; the callback adds one forward of the pseudo-OOD images and nothing else.
-    The result is put into `module.network`, logged as `norm_ratio/<block>`, `selected_block`
-    (depth, counted from 1) and `norm_ratio_margin` (best minus second), beside the means it is
-    made of, `norm_id/<block>` and `norm_pseudo_ood/<block>`.
+    The clean half of NormRatio comes from the validation forward pass itself, through hooks that
+    are open during it; the callback adds one forward pass of the pseudo-OOD images and nothing
+    else. It stores the result in `module.network` and logs `norm_ratio/<block>`,
+    `selected_block` (depth, counted from 1), `norm_ratio_margin` (NormRatio of the selected block
+    minus the largest of the others), `norm_id/<block>` and `norm_pseudo_ood/<block>`.
 
     Args:
-        pseudo_ood: (image (B, C, H, W), index (B,)) -> pseudo-OOD images of the same shape.
-        split: the ID images to measure on: "validation" (held out) or "training" (all that the
-            data module was given to train on, as in the paper; two forwards an image).
-        normalised: whether the network gets normalised images, as in training.
-        history: CSV file that gains a row per block in each epoch; None keeps no file.
-        bootstrap: samples of the images on which the last epoch selects again.
-        stability_seeds: other seeds of `pseudo_ood` with which the last epoch selects again, one
-            more forward each. What both found is in `stability`, and beside the history. The
-            last epoch is that of `max_epochs`, and `trainer.validate`.
+        pseudo_ood: Maps images (B, C, H, W) and their indices (B,) to pseudo-OOD images of the
+            same shape.
+        split: ID images to measure on: "validation" (the held-out images) or "training" (all
+            images that the data module was given to train on, as in the paper; this takes two
+            forward passes per image).
+        normalised: Whether the network receives normalised images, as in training.
+        history: Whether to keep `norm_ratio.csv`, with one row per block and epoch, and
+            `selection_stability.json` in the trainer's `default_root_dir`.
+        bootstrap: Number of bootstrap samples of the images on which the last epoch repeats the
+            selection.
+        stability_seeds: Number of other seeds of `pseudo_ood` with which the last epoch repeats
+            the selection, at one more forward pass each. The results are in `stability`. The
+            last epoch is that of `max_epochs`, or the only one of `trainer.validate`.
 
     Raises:
-        ValueError: if `split` is unknown, or a number is negative.
+        ValueError: If `split` is unknown, or a number is negative.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1.
     Differs:
         Held-out, normalised images by default. The authors' `normratio.py` uses the training
-        split and leaves out the normalisation it trained with: `selection=official`.
+        split and leaves out the normalisation used in training: `selection=official`.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class BlockSelection(L.Callback):
         *,
         split: str = "validation",
         normalised: bool = True,
-        history: str | Path | None = None,
+        history: bool = False,
         bootstrap: int = 0,
         stability_seeds: int = 0,
     ) -> None:
@@ -74,34 +75,33 @@ class BlockSelection(L.Callback):
         if min(bootstrap, stability_seeds) < 0:
             raise ValueError(
                 "expected bootstrap and stability_seeds of at least 0, got "
-                f"{bootstrap} and {stability_seeds}; 0 leaves them out"
+                f"{bootstrap} and {stability_seeds}; 0 turns them off"
             )
         self.pseudo_ood = pseudo_ood
         self.split = split
         self.normalised = normalised
-        self.history = Path(history) if history is not None else None
-        self._rows: list[list[str]] = []
+        self.history = history
         self.bootstrap, self.stability_seeds = bootstrap, stability_seeds
         self.stability: dict[str, Any] = {}
+        self._writer: HistoryWriter | None = None
         self._repeated: SelectionStability | None = None
         self._norms: Mapping[str, Tensor] = {}
         self._hooks = ExitStack()
 
     def check(self, network: Network) -> None:
-        """Tries pseudo-OOD on a blank image, so that a misfit shows before any work begins.
+        """Makes one pseudo-OOD image, so that a mismatch is found before any work begins.
 
         Raises:
-            ValueError: if pseudo-OOD images cannot be made at the size of the network's images.
+            ValueError: If pseudo-OOD images cannot be made at the size of the network's images.
         """
         self.pseudo_ood(torch.zeros(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Makes room for the network's blocks."""
+        """Prepares the metric, and reads the history of an interrupted run."""
         self.check(_network(module))
         self.norm_ratio = NormRatio(len(_network(module).blocks))
-        if self.history is not None and self.history.exists():  # of a run that was cut off
-            with self.history.open(newline="") as file:
-                self._rows = list(csv.reader(file))[1:]
+        if self.history:
+            self._writer = HistoryWriter(Path(trainer.default_root_dir))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Opens the hooks."""
@@ -125,12 +125,12 @@ class BlockSelection(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Takes the clean norms of the validation forward, adds the pseudo-OOD forward."""
+        """Reads the clean norms of the validation forward pass, adds the pseudo-OOD pass."""
         if not trainer.sanity_checking and self.split == "validation":
             self._measure(trainer, _network(module), batch, forward_clean=not self.normalised)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Selects the block, logs the curves."""
+        """Selects the block and logs the curves."""
         if trainer.sanity_checking:
             return
         if self.split == "training":
@@ -138,55 +138,43 @@ class BlockSelection(L.Callback):
                 self._measure(trainer, _network(module), batch, forward_clean=True)
         self._hooks.close()
         network = _network(module)
-        means = self.norm_ratio.compute()  # torchmetrics makes a scalar of a single block's
+        means = self.norm_ratio.compute()  # torchmetrics makes a scalar of a single block
         mean = {name: value.reshape(-1).tolist() for name, value in means.items()}
         network.norm_ratio = dict(zip(network.blocks, mean["ratio"], strict=True))
-        depth = network.blocks.index(network.block("selected")) + 1
-        best, second = (sorted(mean["ratio"], reverse=True) + mean["ratio"])[:2]
-        module.log_dict(
-            {
-                f"{name}/{block}": value
-                for key, name in LOGGED.items()
-                for block, value in zip(network.blocks, mean[key], strict=True)
-            }
-            | {"selected_block": float(depth), "norm_ratio_margin": best - second},
-            sync_dist=False,  # computed from sums over all processes: equal already
-        )
+        self._log(module, network, mean)
         if self._repeated is not None:
             self.stability = {"epoch": trainer.current_epoch} | self._repeated.result()
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self._writer is not None:
+            selected = network.block("selected")
+            self._writer.add(trainer.current_epoch, network.blocks, mean, selected)
+            if self._repeated is not None:
+                write_stability(Path(trainer.default_root_dir), self.stability)
+
+    def _log(
+        self, module: L.LightningModule, network: Network, mean: Mapping[str, list[float]]
+    ) -> None:
+        selected, lead = network.block("selected"), float(margin(mean["ratio"]))
+        curves = {
+            f"{name}/{block}": value
+            for key, name in LOGGED.items()
+            for block, value in zip(network.blocks, mean[key], strict=True)
+        }
+        depth = float(network.blocks.index(selected) + 1)
+        module.log_dict(
+            curves | {"selected_block": depth, "norm_ratio_margin": lead},
+            sync_dist=False,  # computed from sums over all processes: equal already
+        )
+        if module.trainer.is_global_zero:
             log.info(
                 "epoch %d: selected block %s, NormRatio %.4f, margin %.4f",
-                trainer.current_epoch, network.selected, best, best - second,
+                module.current_epoch, selected, network.norm_ratio[selected], lead,
             )  # fmt: skip
-            if self.history is not None:
-                self._keep(self.history, trainer.current_epoch, network, mean)
-                if self._repeated is not None:
-                    text = json.dumps(self.stability, indent=2) + "\n"
-                    try_to_write(
-                        self.history.with_name(STABILITY), lambda path: path.write_text(text)
-                    )
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
     ) -> None:
         """Closes the hooks."""
         self._hooks.close()
-
-    def _keep(
-        self, path: Path, epoch: int, network: Network, mean: Mapping[str, list[float]]
-    ) -> None:
-        """Writes the history with one more row per block; what a cut-off epoch left goes."""
-        self._rows = [row for row in self._rows if int(row[0]) < epoch]
-        for position, block in enumerate(network.blocks):
-            ratios = [mean[name][position] for name in ("norm_id", "norm_pseudo_ood", "ratio")]
-            row = [epoch, block, position + 1, *ratios, int(block == network.selected)]
-            self._rows.append([str(value) for value in row])
-        try_to_write(path, self._write)
-
-    def _write(self, path: Path) -> None:
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([HISTORY, *self._rows])
 
     def _measure(
         self, trainer: L.Trainer, network: Network, batch: Batch, *, forward_clean: bool

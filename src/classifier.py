@@ -1,4 +1,4 @@
-"""Training an image classifier: cross-entropy, accuracy, and a checkpoint that stands alone."""
+"""The LightningModule that trains the classifier and writes self-contained checkpoints."""
 
 __all__ = ["FORMAT", "Classifier"]
 
@@ -15,8 +15,9 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from src.data.datasets import Batch
 from src.network import Network
+from src.records.atomic import try_to_write
 
-FORMAT = 1  # of the checkpoints; a change that older code cannot read raises it
+FORMAT = 2  # of checkpoints; raised by a change that older versions cannot read
 Scheduler = torch.optim.lr_scheduler.LRScheduler
 
 
@@ -24,16 +25,16 @@ class Classifier(L.LightningModule):
     """Trains a `Network` with cross-entropy.
 
     Args:
-        network: the classifier.
-        optimizer: parameters -> optimizer; None if it will not be trained.
-        scheduler: optimizer -> learning-rate scheduler; None keeps the rate.
+        network: Classifier to train.
+        optimizer: Makes an optimizer from the parameters; None if there will be no training.
+        scheduler: Makes a learning-rate scheduler from the optimizer; None keeps the rate.
         interval: "epoch" steps the scheduler after each epoch; "step" after each batch, and
-            passes the length of the training as `total_steps`.
-        channels_last: whether to lay weights and maps out as NHWC in memory.
-        compiled: whether to run training steps through `torch.compile`. The compiled callable
-            stays out of the module tree, and everything that hooks blocks runs eager.
-        config: plain containers that describe the run; kept in each checkpoint so that the file
-            alone is enough to rebuild the network.
+            passes the length of the training to it as `total_steps`.
+        channels_last: Whether weights and feature maps lie as NHWC in memory.
+        compiled: Whether training steps run through `torch.compile`. The compiled callable stays
+            out of the module tree, and everything that observes blocks runs eagerly.
+        config: Plain containers that describe the run. Each checkpoint keeps them, so that the
+            file alone is enough to rebuild the network.
     """
 
     def __init__(
@@ -56,20 +57,20 @@ class Classifier(L.LightningModule):
         self.interval = interval
         self.config = config
         if optimizer is not None:
-            self._build(total_steps=100)  # any number: what does not fit shows here, not later
+            self._build(total_steps=100)  # any number: a misfit shows now
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        # in a tuple, so that nn.Module does not take the compiled network for a submodule
+        # in a tuple, so that nn.Module does not register the compiled network as a submodule
         self._trained = (torch.compile(network) if compiled else network,)
         self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
         self.accuracy = MulticlassAccuracy(network.num_classes, average="micro")
 
     def on_fit_start(self) -> None:
-        """Notes the seed of the run."""
+        """Stores the seed of the run."""
         self._seed = torch.initial_seed()
 
     def on_train_epoch_start(self) -> None:
-        """Seeds dropout and the like by epoch and process, so that a resumed epoch is the same."""
+        """Seeds dropout and the like by epoch and process, so that a resumed epoch repeats."""
         torch.manual_seed(self._seed + (self.current_epoch << 32) + (self.global_rank << 24))
         self._broken: tuple[Tensor, Tensor] | None = None  # (B,) indices, () whether they are
 
@@ -89,7 +90,7 @@ class Classifier(L.LightningModule):
         return loss
 
     def _watch(self, loss: Tensor, index: Tensor) -> None:
-        """Keeps the first batch of a loss that is not finite, without waiting for the device."""
+        """Remembers the first batch with a non-finite loss, without waiting for the device."""
         broken = ~loss.isfinite()
         if self._broken is not None:
             index = torch.where(self._broken[1], self._broken[0], index)
@@ -97,20 +98,20 @@ class Classifier(L.LightningModule):
         self._broken = index, broken
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Looks at the loss now and then, as it is logged.
+        """Checks the loss every `log_every_n_steps` batches and at the end of the epoch.
 
         Raises:
-            FloatingPointError: if it was not finite; `nan_loss.json` in the run directory names
-                the epoch and the images of the first such batch.
+            FloatingPointError: If the loss was not finite. `nan_loss.json` in the run directory
+                names the epoch and the images of the first such batch.
         """
         looks: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.is_last_batch or batch_idx % looks == looks - 1) and self._broken:
             index, broken = self._broken
             if broken:
                 path = Path(self.trainer.default_root_dir) / "nan_loss.json"
-                path.parent.mkdir(parents=True, exist_ok=True)
                 facts = {"epoch": self.current_epoch, "index": index.tolist()}
-                path.write_text(json.dumps(facts) + "\n")
+                text = json.dumps(facts) + "\n"
+                try_to_write(path, lambda partial: partial.write_text(text))
                 raise FloatingPointError(
                     f"expected a finite loss, got NaN or infinity in epoch {self.current_epoch}; "
                     f"{path} names the images; lower the learning rate, or use trainer.precision="
@@ -118,7 +119,7 @@ class Classifier(L.LightningModule):
                 )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts correct predictions; padding rows are left out."""
+        """Counts correct predictions, without padding rows."""
         logits, kept = self(batch.image), batch.index >= 0
         self.accuracy.update(logits[kept], batch.label[kept])
         self.log("val/accuracy", self.accuracy, prog_bar=True)

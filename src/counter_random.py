@@ -1,4 +1,4 @@
-"""Counter-based random numbers: every draw is a pure function of (seed, index, draw)."""
+"""Counter-based random numbers: each is a pure function of (seed, index, draw)."""
 
 __all__ = ["random_bits"]
 
@@ -10,15 +10,15 @@ INT64_MAX = 2**63 - 1
 
 
 def random_bits(index: Tensor, draws: int, *, seed: int) -> Tensor:
-    """Returns random integers that depend on each sample's index and on nothing else.
+    """Returns random integers that depend on the seed and on each sample's index alone.
 
-    The same sample gets the same numbers in any batch, order, device and number of processes,
-    and the global random state is neither read nor moved.
+    The same sample gets the same numbers in any batch and order, on any device and any number of
+    processes. The global random state is neither read nor changed.
 
     Args:
-        index: (B,) int64 sample numbers.
-        draws: numbers per sample, D.
-        seed: any integer; other seeds give independent numbers.
+        index: (B,) int64 numbers of the samples.
+        draws: Number of draws per sample, D.
+        seed: Any integer; other seeds give independent numbers.
 
     Returns:
         (B, D) int64, uniform in [0, 2**63).

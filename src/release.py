@@ -1,4 +1,4 @@
-"""Weights to give away: half precision, one file that stands alone, its digest, a model card."""
+"""Releases the weights of a run: half precision, one self-contained file, and a model card."""
 
 __all__ = ["main", "release"]
 
@@ -17,21 +17,21 @@ INPUT = ("network.mean", "network.std")  # which `net.weights` takes from the co
 
 
 def release(run_dir: Path, output: Path) -> Released:
-    """Writes the last checkpoint of a finished run to be given away, and its model card.
+    """Writes the last checkpoint of a finished run as a release, and its model card.
 
-    The file is a checkpoint as any other, without the states of the training: `src.evaluate`
-    takes it as `checkpoint`, a network as `net.weights`. Weights are in half precision; a network
-    that loads them computes in float32. The same run gives the same bytes.
+    The file is a checkpoint without the state of the training: `src.evaluate` accepts it as
+    `checkpoint`, a network as `net.weights`. Weights are in half precision; a network that loads
+    them computes in float32. The same run gives the same bytes.
 
     Args:
-        run_dir: directory of the run.
-        output: folder that receives `<experiment>.pt` and `<experiment>.md`.
+        run_dir: Directory of the run.
+        output: Folder that receives `<experiment>.pt` and `<experiment>.md`.
 
     Raises:
-        FileExistsError: if the folder has a file of that name, perhaps of another seed.
-        FileNotFoundError: if the run is not finished, or trained nothing.
-        ValueError: if a weight is not finite in half precision.
-        OSError: if there is no room.
+        FileExistsError: If the folder has a file of that name, perhaps of another seed.
+        FileNotFoundError: If the run is not finished, or trained nothing.
+        ValueError: If a weight is not finite in half precision.
+        OSError: If there is no room.
     """
     import torch
 
@@ -69,7 +69,7 @@ def halved(state: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a state dict with its weights in float16; counters, selection, input as they are.
 
     Raises:
-        ValueError: if a value is none that float16 can hold.
+        ValueError: If a value is none that float16 can hold.
     """
     import torch
 

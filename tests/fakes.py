@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.data import ImageSet
+from src.data import ImageSet, Source
 from src.network import Network
 
 
-class Memory:
+class Memory(Source):
     """A source of random images of three classes."""
 
     classes = ("a", "b", "c")
@@ -21,8 +21,6 @@ class Memory:
         generator = torch.Generator().manual_seed(seed)
         image = torch.randint(0, 256, (n, 3, 12, 12), generator=generator, dtype=torch.uint8)
         self.images = ImageSet(image, torch.arange(n) % 3, self.classes)
-
-    def prepare(self) -> None: ...
 
     def load(self) -> ImageSet:
         return self.images

@@ -19,23 +19,26 @@ from tests import REPOSITORY
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 # room -> the rooms that it may import, from the door down: no arrow runs up
 ROOMS = {
-    "train": ("run", "benchmark", "classifier"),
-    "evaluate": ("run", "report", "benchmark", "classifier", "records"),
+    "train": ("run", "records"),
+    "evaluate": ("run", "report", "records"),
     "release": ("run", "report", "records"),
     "page": ("report",),
-    "run": ("report", "benchmark", "classifier", "loggers", "data", "network", "records"),
+    "run": (
+        *("report", "benchmark", "block_selection", "classifier"),
+        *("loggers", "network", "data", "records"),
+    ),
     "search": ("records",),
     "compare": ("records",),
     "report": ("loggers", "network", "data", "metrics", "records"),
     "benchmark": ("detectors", "network", "data", "metrics", "records"),
     "block_selection": ("network", "data", "metrics", "records"),
-    "classifier": ("network", "data"),
-    "detectors": ("network", "metrics", "counter_random"),
+    "classifier": ("network", "data", "records"),
+    "detectors": ("network", "metrics", "records", "counter_random"),
     "loggers": ("records",),
-    "network": ("metrics",),
+    "network": ("metrics", "records"),
     "data": ("records", "counter_random"),
     "models": (),
-    "metrics": ("counter_random",),
+    "metrics": ("records", "counter_random"),
     "records": (),
     "counter_random": (),
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.benchmark import Benchmark
 from src.data import ImageData
-from src.detectors import MSP, SHE, Detector, Energy, FeatureNorm, MaxLogit
+from src.detectors import FSSD, KNN, MSP, SHE, Detector, Energy, FeatureNorm, MaxLogit, Perturbed
 from src.metrics import Scores, feature_norm
 from src.models import ResNet
 from src.network import ForwardPass, Network, Reader
@@ -95,8 +95,7 @@ def run(
 ) -> Benchmark:
     data = new_data(batch_size)
     benchmark = Benchmark(network or new_network(), detectors, data.sources, **options)
-    data.fit_on = benchmark.fit_on
-    new_trainer(precision).test(benchmark, datamodule=data, verbose=False)
+    benchmark.run(new_trainer(precision), data)
     return benchmark
 
 
@@ -197,6 +196,24 @@ def test_each_block_gives_one_column_per_block() -> None:
     assert column(scores, "chosen", "near").equal(column(scores, "norm@layer3.0", "near"))
 
 
+def test_a_wrapped_detector_at_each_block_gives_one_column_per_block() -> None:
+    scores = run({"knn": Perturbed(KNN(3, at="each_block"))}).scores
+    assert scores.detectors == tuple(f"knn@{block}" for block in BLOCKS)
+    assert scores.score.std(dim=1).gt(0).all()
+
+
+def test_what_a_reader_needs_of_the_network_is_computed_once_and_before_it_reads() -> None:
+    network, sizes = new_network(), []
+    network.net.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    scores = run({"fssd": FSSD(combine="last", noise_images=7)}, network=network).scores
+    assert sizes[0] == 7
+    assert sizes.count(7) == 1
+    with torch.no_grad():
+        seen = new_network().observe(source_of("far").images.image / 255)
+        expected = FSSD(combine="last", noise_images=7).score(seen)
+    torch.testing.assert_close(column(scores, "fssd", "far"), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_a_detector_sees_only_the_part_that_it_is_fitted_on(
     part: Literal["train", "validation"],
@@ -241,10 +258,18 @@ def test_a_detector_at_an_unknown_block_is_refused_at_construction() -> None:
         Benchmark(new_network(), {"norm": FeatureNorm("layer9")}, tuple(COUNTS))
 
 
+def test_a_wrapped_detector_at_the_selected_block_needs_a_selection() -> None:
+    network = new_network()
+    network.norm_ratio = {}
+    for detector in (Perturbed(FeatureNorm()), FSSD(["selected"]), FeatureNorm()):
+        assert Benchmark(network, {"one": detector}, tuple(COUNTS)).needs_selection
+    assert not Benchmark(network, {"one": FSSD()}, tuple(COUNTS)).needs_selection
+
+
 def test_loaders_that_do_not_match_the_sources_are_refused() -> None:
     data = new_data()
     benchmark = Benchmark(new_network(), {"means": ClassMeans()}, data.sources)
-    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; set data.fit_on"):
+    with pytest.raises(ValueError, match=r"loaders train, id, .*, got 4 loaders; start it with"):
         new_trainer().test(benchmark, datamodule=data, verbose=False)
 
 
@@ -266,9 +291,7 @@ def kept_run(folder: Path, batches: float, network: Network) -> Benchmark:
     data = new_data()
     detectors = {"she": SHE(), "msp": Fails(batches)}
     benchmark = Benchmark(network, detectors, data.sources)
-    benchmark.keep_in(folder)
-    data.fit_on, data.tested = benchmark.fit_on, benchmark.remaining
-    new_trainer().test(benchmark, datamodule=data, verbose=False)
+    benchmark.run(new_trainer(), data, keep_in=folder)
     return benchmark
 
 

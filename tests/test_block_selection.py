@@ -125,9 +125,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Run:
     """Two epochs in the default form, with history and checkpoint."""
-    selection = BlockSelection(Jigsaw(seed=3), history=folder / "sub" / "norm_ratio.csv")
+    selection = BlockSelection(Jigsaw(seed=3), history=True)
     checkpoint = ModelCheckpoint(dirpath=folder, save_last=True)
-    return Run(selection, checkpoint, Watch())()
+    return Run(selection, checkpoint, Watch(), default_root_dir=folder / "sub")()
 
 
 def history_of(folder: Path) -> list[dict[str, str]]:

@@ -45,7 +45,7 @@ def test_what_needs_no_torch_imports_none(command: tuple[str, ...]) -> None:
     ("line", "offered"),
     [
         ("python -m src.train data=openood_i", ["openood_imagenet", "openood_imagenet200"]),
-        ("python -m src.data benchmark=paper_", ["paper_cifar10", "paper_imagenet"]),
+        ("python -m src.data data=paper_", ["paper_cifar10", "paper_imagenet"]),
         ("torchrun -m src.train data=digits trainer.max", ["trainer.max_epochs="]),
         ("python -m src.search --tri", ["--trials"]),
         ("python -m src.report lo", []),  # files: the shell's own

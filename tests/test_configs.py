@@ -35,7 +35,8 @@ CHOICES = sorted(
     for group, _, choice in [path.relative_to(CONF).with_suffix("").as_posix().partition("/")]
     if choice
     and group not in ("experiment", "debug", "sweep")
-    and choice not in ("none", "imagenet/base")
+    and choice != "none"
+    and not choice.startswith("base/")
 )
 NETWORKS = {
     "resnet18": (8, 11_173_962),
@@ -127,6 +128,14 @@ def test_every_choice_of_every_group_composes_and_resolves(choice: str, composed
     cfg = composed("train", [choice, "run_dir=elsewhere"])
     assert OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
     assert composed("evaluate", [choice])[group]
+
+
+def test_a_line_of_a_configuration_can_be_read() -> None:
+    files = [path for group in ("data", "net") for path in (CONF / group).rglob("*.yaml")]
+    long = [(path.name, line) for path in files for line in path.read_text().splitlines()
+            if len(line) > 120]  # fmt: skip
+    assert files
+    assert not long
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_no_place_of_the_machine_is_given_away(elsewhere: Path, tmp_path: Path) 
         assert str(tmp_path) not in text
     assert config["data_dir"] == "data"
     assert config["data"]["train"]["root"] == "${data_dir}/cifar10"
-    assert config["selection"]["history"] == "${run_dir}/norm_ratio.csv"
+    assert config["selection"]["history"] is True
     assert config["data"]["cache_dir"] == ".cache"
     assert "python -m src.train data_dir=PATH net=resnet18 " in card
     assert "'+data.x={a: [PATH,b], c: '\"'\"'PATH'\"'\"'}' d=s3://bucket/d" in card

@@ -1,35 +1,49 @@
-"""The tables of docs/results.md on the paper's networks are those of the committed metrics."""
+"""The tables in README.md and docs are those that follow from the committed results."""
 
 from pathlib import Path
 
 import pytest
 
-from bench import cifar10_tables
-from src.compare import __main__ as compare
+from bench import pages
 from tests import REPOSITORY
 
-PAGE = REPOSITORY / "docs/results.md"
 
-
-def tables(text: str) -> list[str]:
+def tables(text: str) -> set[str]:
     """Returns all rows."""
-    return [line for line in text.splitlines() if line.startswith("|")]
+    return {line for line in text.splitlines() if line.startswith("|")}
 
 
-def test_what_the_tables_command_prints_is_on_the_page(capsys: pytest.CaptureFixture[str]) -> None:
-    cifar10_tables.main()
-    printed = tables(capsys.readouterr().out)
-    assert len(printed) > 90
-    assert not set(printed) - set(tables(PAGE.read_text()))
+@pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.name)
+def test_a_page_has_the_tables_that_follow_from_the_results(page: Path) -> None:
+    assert pages.with_tables(page.read_text()) == page.read_text()
 
 
-def test_what_compare_writes_is_on_the_page(tmp_path: Path) -> None:
-    runs = str(cifar10_tables.RESULTS / "cifar10_short")
-    output = ["--detectors", "all", "--output", str(tmp_path)]
-    compare.main([runs, "--blocks", "--paper", *output])
-    sections = (tmp_path / "comparison.md").read_text().split("\n## ")
-    written = [
-        row for part in sections if "fpr95" not in part.split("\n")[0] for row in tables(part)
-    ]
-    assert len(written) > 60
-    assert not set(written) - set(tables(PAGE.read_text()))
+def test_every_table_stands_on_a_page() -> None:
+    shown = set().union(*(tables(page.read_text()) for page in pages.pages()))
+    for name, table in pages.TABLES.items():
+        written = tables(table())
+        assert len(written) > 3, name
+        assert written <= shown, name
+
+
+def test_every_place_of_a_table_is_closed() -> None:
+    for page in pages.pages():
+        text = page.read_text()
+        assert text.count("<!-- table: ") == len(pages.PLACE.findall(text)), page
+
+
+def test_the_command_writes_what_a_page_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n\n<!-- table: summary -->\n<!-- end -->\n\nafter\n")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    pages.main()
+    assert tables(page.read_text()) == tables(pages.TABLES["summary"]())
+    assert page.read_text().startswith("before\n")
+    assert page.read_text().endswith("\nafter\n")
+
+
+def test_the_summary_is_in_the_readme_and_in_the_results() -> None:
+    for page in ("README.md", "docs/results.md"):
+        assert tables(pages.TABLES["summary"]()) <= tables((REPOSITORY / page).read_text())

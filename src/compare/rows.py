@@ -182,7 +182,7 @@ def ordered(found: Rows, sort: str | None) -> list[Row]:
 
     Args:
         found: The comparison.
-        sort: experiment, network, seed, or a key of `reader`.
+        sort: "experiment", "network", "seed", or a key of `reader`.
 
     Raises:
         ValueError: If the key is unknown.
@@ -213,8 +213,8 @@ def reader(found: Rows, key: str) -> tuple[Read, bool]:
 
     Args:
         found: Comparison with the known detectors and OOD sets.
-        key: accuracy, norm_ratio, gap, or DETECTOR[.SET][.METRIC]. The default set is the average,
-            the default metric is AUROC.
+        key: "accuracy", "norm_ratio", "gap", or DETECTOR[.SET][.METRIC]. The default set is the
+            average, the default metric is AUROC.
 
     Raises:
         ValueError: If the key is unknown.

@@ -12,11 +12,10 @@ from typing import Any
 
 import yaml
 
-from src.records.columns import PER_BLOCK
+from src.records.columns import block_columns, detector_columns
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
-PRUNED = {"wandb", "tensorboard", "mlflow", "checkpoints", "figures"}
 # settings that do not make another experiment: paths, and the keys of `src.evaluate`
 APART = {
     *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
@@ -76,7 +75,7 @@ class Run:
     @property
     def detectors(self) -> list[str]:
         """Names of the detectors, without columns of single blocks."""
-        return [name for name in self.results if "@" not in name]
+        return detector_columns(self.results)
 
     @property
     def blocks(self) -> list[str]:
@@ -141,9 +140,8 @@ class Run:
     def auroc_by_block(self) -> dict[str, float]:
         """Average AUROC of FeatureNorm at each block that was scored."""
         return {
-            block: each["average"]["auroc"]
-            for name, each in self.results.items()
-            if (block := name.removeprefix(PER_BLOCK)) != name
+            block: self.results[name]["average"]["auroc"]
+            for block, name in block_columns(self.results).items()
         }
 
     @property
@@ -158,11 +156,11 @@ class Run:
 
         It is None if fewer than two blocks were scored, or if all values are equal.
         """
-        norm_ratio = self.metrics["norm_ratio"]
+        norm_ratio, columns = self.metrics["norm_ratio"], block_columns(self.results)
         pairs = [
             (norm_ratio[block], auroc)
             for block in self.blocks
-            if (auroc := self.score(f"{PER_BLOCK}{block}", "auroc", source)) is not None
+            if (auroc := self.score(columns.get(block, ""), "auroc", source)) is not None
         ]
         ranked = [ranks(values) for values in zip(*pairs, strict=True)]
         if len(pairs) < 2 or any(len(set(each)) == 1 for each in ranked):
@@ -218,14 +216,26 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
 
 
 def candidates(folder: Path) -> Iterator[Path]:
-    """Yields JSON files, each config.yaml without metrics.json, and empty directories."""
+    """Yields JSON files, each config.yaml without metrics.json, and empty directories.
+
+    Inside the directory of a run, whose loggers may keep anything there, it yields only other
+    finished runs.
+    """
+    runs: set[Path] = set()
     for place, folders, files in os.walk(folder):
-        if not folders and not files:
-            yield Path(place)
-        folders[:] = sorted(f for f in folders if f not in PRUNED and not f.startswith("."))
+        here, is_empty = Path(place), not folders and not files
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if "config.yaml" in files:
+            runs.add(here)
+        if runs.intersection(here.parents):
+            if {"config.yaml", "metrics.json"} <= set(files):
+                yield here / "metrics.json"
+            continue
+        if is_empty:
+            yield here
         if "config.yaml" in files and "metrics.json" not in files:
-            yield Path(place, "config.yaml")
-        yield from (Path(place, file) for file in sorted(files) if file.endswith(".json"))
+            yield here / "config.yaml"
+        yield from (here / file for file in sorted(files) if file.endswith(".json"))
 
 
 def without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

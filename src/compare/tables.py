@@ -20,7 +20,7 @@ from typing import NamedTuple
 from src.compare.paper import Paper
 from src.compare.rows import MISSING, Row, Rows, Sample
 from src.compare.runs import METRICS, Run
-from src.records.columns import PER_BLOCK
+from src.records.columns import FEATURE_NORM, Column
 
 WIDE = 8  # a table with more detectors has them in rows instead of columns
 LONGEST = 3  # most settings in a label
@@ -156,7 +156,7 @@ def block_table(name: str, row: Row, sources: Sequence[str], paper: Paper | None
         count, runs = row.selected.get(block, 0), len(row.runs)
         mark = (" (selected)" if runs == 1 else f" (selected ×{count})") if count else ""  # noqa: RUF001
         norm_ratio = row.sample(partial(norm_ratio_of, block=block))
-        aurocs = [row.score(f"{PER_BLOCK}{block}", "auroc", source) for source in shown]
+        aurocs = [row.score(Column(FEATURE_NORM, block).name, "auroc", source) for source in shown]
         lines.append([norm_ratio, *aurocs])
         cells = [plain(norm_ratio, digits=4), *(percent(auroc, row) for auroc in aurocs)]
         published = [f"{column[at]:g}" for column in digitised.values()]

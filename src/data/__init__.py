@@ -1,7 +1,6 @@
 """Image sets, their sources, sampling and augmentation.
 
-The names below are imported when they are first used, so that a command line that asks for help
-need not wait for torch.
+Names are imported when they are first used, so that a command that only prints help stays fast.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from src.records.lazy import exports
 
 if TYPE_CHECKING:
     from src.data.datamodule import ImageData
-    from src.data.datasets import Batch, ImageSet, Source, StoredImages
+    from src.data.datasets import Batch, ImageSet, PictureSource, Source, StoredImages
     from src.data.digits import Digits, Noise, Photographs
     from src.data.folders import ImageFolder
     from src.data.libraries import HuggingFace, Torchvision
@@ -30,6 +29,7 @@ __all__ = [
     "ImageSet",
     "Noise",
     "Photographs",
+    "PictureSource",
     "Source",
     "StoredImages",
     "Torchvision",
@@ -37,7 +37,7 @@ __all__ = [
 
 MODULES = {
     "datamodule": ("ImageData",),
-    "datasets": ("Batch", "ImageSet", "Source", "StoredImages"),
+    "datasets": ("Batch", "ImageSet", "PictureSource", "Source", "StoredImages"),
     "digits": ("Digits", "Noise", "Photographs"),
     "folders": ("ImageFolder",),
     "libraries": ("HuggingFace", "Torchvision"),

@@ -1,13 +1,15 @@
 """Show, fetch and check the images of a benchmark.
 
-python -m src.data benchmark=paper_cifar10                    what is there, where is the rest
-python -m src.data benchmark=paper_cifar10 prepare=true       fetches what may be fetched
-python -m src.data benchmark=local data_dir=PATH verify=true  decodes all images, writes a report
+python -m src.data data=paper_cifar10                    shows which sets are missing
+python -m src.data data=paper_cifar10 prepare=true       fetches the sets that may be fetched
+python -m src.data data=local data_dir=PATH verify=true  decodes all images and writes a report
 """
 
 __all__ = ["main"]
 
 import json
+import re
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,17 +27,19 @@ from rich.table import Table
 
 from src.data.download import prepare
 from src.data.registry import Known, known
+from src.records.atomic import write_whole
+from src.records.configs import CONF
 
 
 class Part:
-    """One image set of a benchmark, which may not be there.
+    """An image set of a benchmark, which may be missing.
 
     Attributes:
-        name: train, id, or that of an OOD set.
-        source: the set, as far as it could be opened.
-        images: how many there are.
-        status: missing, wrong or present.
-        problem: what is the matter and what to do; "" if it is present.
+        name: "train", "id" or the name of an OOD set.
+        source: Source of the images; None if it could not be constructed.
+        images: Number of images.
+        status: "missing", "wrong" or "present".
+        problem: Description of the problem and its remedy; "" if the set is present.
     """
 
     def __init__(self, name: str, config: DictConfig) -> None:
@@ -43,7 +47,7 @@ class Part:
         self.look()
 
     def look(self) -> None:
-        """Finds out whether the set is there and has the images that it should have."""
+        """Checks that the set exists and has the expected images."""
         self.source: Any = None
         self.images, self.status, self.problem = 0, "present", ""
         try:
@@ -58,7 +62,7 @@ class Part:
                 self.status, self.problem = "missing", self.where_from or str(cause)
 
     def fetch(self, data_dir: Path) -> None:
-        """Fetches the set, if it may be fetched."""
+        """Fetches the set if that is permitted."""
         try:
             if self.source is not None:
                 self.source.prepare()
@@ -71,18 +75,20 @@ class Part:
 
     @property
     def is_read(self) -> bool:
-        """Whether the images are read from somewhere, rather than made."""
-        return hasattr(self.source, "pictures")
+        """Whether existing pictures are read, not computed."""
+        from src.data.datasets import PictureSource
+
+        return isinstance(self.source, PictureSource)
 
     @property
     def state(self) -> str:
-        """A digest that changes when the files do."""
+        """Digest that changes when the files change."""
         key = self.source.key
         return str(key[1] if key else self.source.sha256)
 
     @property
     def where_from(self) -> str:
-        """Where a registered set is to be had; "" of others."""
+        """Where to get a registered set; "" for others."""
         if "known" not in self.config:
             return ""
         entry = known(self.config.known)
@@ -91,22 +97,22 @@ class Part:
 
 
 def hosts(entry: Known) -> str:
-    """Returns the servers that have a set."""
+    """Returns the servers that provide a set."""
     urls = [url for file in entry.files for url in file.urls]
     return " or ".join(dict.fromkeys(str(urlparse(url).hostname) for url in urls))
 
 
 def status_table(parts: Iterable[Part], report: Mapping[str, Any]) -> Table:
-    """Returns one row per set; one that has not changed since a report is verified by it."""
+    """Returns a table of the sets; a report verifies those that have not changed since."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in ("set", "status", "images", "as the network sees it, or what to do"):
         justify: Any = "right" if column == "images" else "left"
         table.add_column(column, overflow="fold", justify=justify)
-    first: dict[str, str] = {}  # problem -> the set that it was first said of
+    first: dict[str, str] = {}  # problem -> first set with this problem
     for part in parts:
         status, text = part.status, part.problem
         if not text:
-            text = str(getattr(part.source, "view", "as it comes"))
+            text = str(part.source.view)
             if part.is_read and report.get("state", {}).get(part.name) == part.state:
                 corrupt = len(report["corrupt"].get(part.name, ()))
                 status = f"{corrupt} corrupt" if corrupt else "verified"
@@ -119,19 +125,19 @@ def status_table(parts: Iterable[Part], report: Mapping[str, Any]) -> Table:
 
 
 def verify(parts: Iterable[Part], path: Path) -> dict[str, Any]:
-    """Looks at every image, writes the findings as JSON, and returns them."""
+    """Decodes every image, writes the findings to a JSON file, and returns them."""
     from src.data.verify import contents, findings
 
     read = [part for part in parts if part.is_read]
     found = findings({part.name: contents(part.source, part.name) for part in read})
     found["state"] = {part.name: part.state for part in read}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    text = json.dumps(found, indent=2) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text))
     return found
 
 
 def summary(found: Mapping[str, Any]) -> list[str]:
-    """Returns the findings in lines of text: counts, and the first of each kind."""
+    """Returns the findings as lines of text, with the first images of each kind."""
     lines = [
         f"{name}: cannot decode {image} ({reason})"
         for name, each in found["corrupt"].items()
@@ -142,12 +148,12 @@ def summary(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"{name}: {spare} images are copies of others, such as {' = '.join(each[0])}")
     for names, pairs in found["overlaps"].items():
         lines.append(f"{names}: {len(pairs)} images in both, such as {' = '.join(pairs[0])}")
-    return lines or ["every image can be decoded, none is there twice, none is ID and OOD"]
+    return lines or ["every image can be decoded, none occurs twice, none is both ID and OOD"]
 
 
-@hydra.main(version_base="1.3", config_path="../../conf", config_name="prepare")
-def main(cfg: DictConfig) -> None:
-    """Composes the benchmark; exits with 1 if what was to be fetched or verified is not whole."""
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
+def run(cfg: DictConfig) -> None:
+    """Composes the benchmark; exits with 1 if a set that was fetched or verified is incomplete."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     sources = {"train": cfg.data.train, "id": cfg.data.test, **cfg.data.ood}
     parts = [Part(name, config) for name, config in sources.items()]
@@ -173,8 +179,15 @@ def main(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
+def main() -> None:
+    """Runs the command, or its current spelling if it has `benchmark=`, the former `data=`."""
+    spelled = [re.sub("^benchmark=", "data=", word) for word in sys.argv[1:]]
+    if spelled == sys.argv[1:]:
+        run()
+        return
+    Console(stderr=True).print("benchmark= is now data=, as in the other commands")
+    sys.exit(subprocess.run([sys.executable, "-m", "src.data", *spelled]).returncode)
+
+
 if __name__ == "__main__":
-    for row, argument in enumerate(sys.argv):
-        if argument.startswith("benchmark="):  # what other commands call data=
-            sys.argv[row] = argument.replace("benchmark", "data", 1)
     main()

@@ -1,31 +1,32 @@
-"""Decoded image sets on disk: the second start maps them into memory."""
+"""A cache of decoded image sets, which a later run maps into memory."""
 
 __all__ = ["load_cached"]
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from src.data.datasets import ImageSet, Source, StoredImages
+from src.records.atomic import write_whole
 
 
 def load_cached(source: Source, folder: Path | None) -> ImageSet | StoredImages:
-    """Returns the source's set, decoded the first time and mapped from a file after that.
+    """Returns the set of a source: decoded the first time, and mapped from a file later.
 
-    The file's name holds the source's `key`: of what is asked for, and of the state of the files
-    that it comes from. When these change, the set is decoded anew and the old file is removed.
+    The file name holds the source's `key`, which identifies its settings and the state of its
+    files. When the files change, the set is decoded again and the old cache file is removed.
 
     Args:
-        source: one without a key, or whose key is None, is loaded as it is.
-        folder: of the cache; None for no cache.
+        source: Source of the images. It is not cached if its key is None.
+        folder: Folder of the cache; None disables caching.
 
     Raises:
-        OSError: if the folder cannot be written, or is full.
-        ValueError: as of the source's `load`.
+        OSError: If the folder cannot be written or the disk is full.
+        ValueError: If `load` of the source raises it.
     """
-    key: tuple[str, str] | None = getattr(source, "key", None)
+    key = source.key
     if folder is None or key is None:
         return source.load()
     path = folder / f"{key[0][:16]}-{key[1][:32]}.pt"
@@ -43,8 +44,8 @@ def load_cached(source: Source, folder: Path | None) -> ImageSet | StoredImages:
 
 
 def _save(images: ImageSet, path: Path) -> None:
-    """Writes under another name and renames: a reader finds all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes a set to a file, unless another process writes the same one."""
+    lock = path.with_name(f".{path.name}.lock")
     content = {
         "image": images.image,
         "label": images.label,
@@ -54,14 +55,15 @@ def _save(images: ImageSet, path: Path) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into the latter
+        with FileLock(lock):
+            if not path.exists():
+                write_whole(path, lambda partial: torch.save(content, partial))
+    except OSError as error:
         raise OSError(
             f"expected to write {images.image.nbytes / 2**20:.0f} MiB of decoded images into "
             f"{path.parent}, got: {error}; make room, set data.cache_dir to another folder, or to "
-            "null for none"
+            "null to disable the cache"
         ) from error
     finally:
         with suppress(OSError):
-            partial.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)

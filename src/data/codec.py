@@ -1,4 +1,4 @@
-"""The same compression for ID and OOD images."""
+"""Compression of OOD images with the codec of the ID images."""
 
 __all__ = ["match_codec_of"]
 
@@ -11,21 +11,22 @@ from src.data.datasets import Source, spread
 from src.data.decoding import Codec
 from src.data.files import ImageFiles
 
-LOOKED_AT = 100  # ID images, evenly spread, whose codec is compared
-CHANGE_OF = 500  # images of each OOD set, evenly spread, whose change is measured
+LOOKED_AT = 100  # ID images whose codec is compared
+CHANGE_OF = 500  # images of each OOD set whose change is measured
 
 
 def match_codec_of(test: Source, ood: Mapping[str, Source]) -> dict[str, float]:
-    """Lets the OOD sources compress their images as the ID test images are.
+    """Makes the OOD sources compress their images with the codec of the ID test images.
 
-    After the resize, if ID images are stored in the size in which the network sees them, else
-    before it.
+    Images are compressed after the resize if the ID images are stored in the size that the network
+    sees, and before it otherwise.
 
     Returns:
-        For each OOD set the mean absolute change of a pixel, of 255.
+        Name of each OOD set -> mean absolute change of a pixel, within 0..255.
 
     Raises:
-        ValueError: if the sources are no files, or the ID images are not JPEG of one kind.
+        ValueError: If a source does not read image files, or if the ID images are not JPEG files
+            of one quality.
     """
     for name, source in {"id": test, **ood}.items():
         if not isinstance(source, ImageFiles):

@@ -1,19 +1,23 @@
-"""Image sets: in memory as one uint8 tensor, or decoded when indexed."""
+"""Image sets, in memory or decoded when they are indexed, and the sources that load them."""
 
-__all__ = ["Batch", "ImageSet", "Source", "StoredImages", "spread"]
+__all__ = ["Batch", "ImageSet", "PictureSource", "Source", "StoredImages", "spread"]
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from src.data.decoding import View
+
 
 class Batch(NamedTuple):
-    """Images with their labels and their positions in the set."""
+    """Images with their labels and positions in the set."""
 
     image: Tensor  # (B, C, H, W)
     label: Tensor  # (B,) int64, -1 = no label
@@ -21,13 +25,13 @@ class Batch(NamedTuple):
 
 
 class ImageSet(Dataset[Batch]):
-    """A data set in memory that is indexed by whole batches.
+    """Images in memory, indexed by whole batches.
 
     Args:
         image: (N, C, H, W) uint8.
-        label: (N,) int64, -1 where there is no label.
-        classes: class names, label k is `classes[k]`; empty when there are none.
-        skipped: how many images were left out because they could not be decoded.
+        label: (N,) int64, -1 for an image without a label.
+        classes: Class names, where label k is `classes[k]`; empty if there are no labels.
+        skipped: Number of images that were left out because they could not be decoded.
     """
 
     def __init__(
@@ -40,23 +44,23 @@ class ImageSet(Dataset[Batch]):
         return len(self.label)
 
     def __getitem__(self, index: Tensor) -> Batch:
-        """Returns the rows at (B,) int64 `index`; -1 gives a padding row, the first image."""
+        """Returns the rows at (B,) int64 `index`; -1 gives a padding row with the first image."""
         index = index.to(self.label.device)
         row = index.clamp(min=0)
         return Batch(self.image[row], self.label[row].where(index >= 0, -1), index)
 
     def subset(self, index: Tensor | slice) -> "ImageSet":
-        """Returns the set of these rows, numbered anew from 0; a slice shares the memory."""
+        """Returns the set of these rows, renumbered from 0; a slice shares the memory."""
         return ImageSet(self.image[index], self.label[index], self.classes)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """Returns the set on that device, where it is then indexed."""
+        """Returns the set on a device, where its batches are then made."""
         image, label = self.image.to(device), self.label.to(device)
         return ImageSet(image, label, self.classes, self.skipped)
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the pixels, in their order."""
+        """Digest of the pixels in the order of the images."""
         return sha256(self.image.cpu().contiguous().numpy().data).hexdigest()
 
 
@@ -68,23 +72,25 @@ class Decoder(Protocol):
 
     @property
     def on_corrupt(self) -> str:
-        """Whether corrupt images are an error ("refuse") or left out ("skip")."""
+        """Treatment of corrupt images: "refuse" raises an error, "skip" leaves them out."""
 
     @property
     def sha256(self) -> str:
-        """Digest that stands for the images."""
+        """Digest that identifies the images."""
 
     def decode(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Returns (B, C, H, W) uint8 and (B,) whether each could be decoded."""
+        """Returns (B, C, H, W) uint8 images and (B,) bool, False for those that are corrupt."""
 
 
 class StoredImages(Dataset[Batch]):
-    """Images that are decoded when indexed, in the worker processes of a loader.
+    """Images that are decoded when they are indexed, by the worker processes of a loader.
 
     Args:
-        files: where they are, and how they are resized.
-        row: (N,) positions there.
+        files: Decoder of the images.
+        row: (N,) int64 positions of the images in `files`.
     """
+
+    skipped = 0  # unknown until the images are used
 
     def __init__(self, files: Decoder, row: Tensor) -> None:
         self.files, self.row = files, row
@@ -97,7 +103,7 @@ class StoredImages(Dataset[Batch]):
     def __getitem__(self, index: Tensor) -> Batch:
         """Returns the rows at (B,) int64 `index`.
 
-        -1 gives a padding row, the first image; one that is skipped becomes a padding row.
+        -1 gives a padding row with the first image. A skipped image becomes a padding row.
         """
         row = self.row[index.clamp(min=0)]
         image, kept = self.files.decode(row.tolist())
@@ -105,26 +111,50 @@ class StoredImages(Dataset[Batch]):
         return Batch(image, self.files.label[row].where(index >= 0, -1), index)
 
     def subset(self, index: Tensor | slice) -> "StoredImages":
-        """Returns the set of these rows, numbered anew from 0."""
+        """Returns the set of these rows, renumbered from 0."""
         return StoredImages(self.files, self.row[index])
 
     def to(self, device: torch.device | str) -> "StoredImages":
-        """Returns itself: its batches are sent to the device one by one."""
+        """Returns itself, since each batch is sent to the device when it is used."""
         return self
 
 
-class Source(Protocol):
-    """Where a set comes from: checked when constructed, downloaded and decoded later."""
+class Source(ABC):
+    """Base class of the sources of images, which download and decode them.
 
-    classes: tuple[str, ...]
+    A source checks its arguments when it is constructed. Subclasses implement `load`.
 
-    def prepare(self) -> None:
+    Attributes:
+        classes: Class names, where label k is `classes[k]`; empty if there are no labels.
+        view: Describes how images become network inputs.
+    """
+
+    classes: tuple[str, ...] = ()
+    view: View | str = "as it comes"
+
+    def prepare(self) -> None:  # noqa: B027, most sources have nothing to download
         """Downloads what is missing; called by one process only."""
 
+    @abstractmethod
     def load(self) -> ImageSet | StoredImages:
-        """Returns the set, decoded unless it is too large for that."""
+        """Returns the set, decoded unless it is too large for memory."""
+
+    @property
+    def key(self) -> tuple[str, str] | None:
+        """Digests of the settings and of the files; None if the set is not to be cached."""
+        return None
+
+
+class PictureSource(Source):
+    """Base class of the sources that read existing pictures, one by one."""
+
+    view: View
+
+    @abstractmethod
+    def pictures(self) -> tuple[list[str], Callable[[int], Image.Image]]:
+        """Returns the names of all pictures, and a function that opens one by its position."""
 
 
 def spread(n: int, count: int) -> Tensor:
-    """Returns at most `count` of n positions, evenly spread."""
+    """Returns at most `count` of n positions, spread evenly."""
     return torch.arange(min(n, count)) * n // max(1, min(n, count))

@@ -1,4 +1,4 @@
-"""From an image file to the pixels that a network sees."""
+"""Decodes image files to the pixels that a network sees."""
 
 __all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb", "threads_for"]
 
@@ -19,19 +19,19 @@ from torch.utils.data import get_worker_info
 from tqdm import tqdm
 
 OnCorrupt = Literal["refuse", "skip"]
-SMALL = 96 * 96  # pixels; of smaller images, threads cost more than they gain (measured)
-SHOW_FROM = 2000  # images; fewer are decoded before a bar could be read
+SMALL = 96 * 96  # pixels; below this size, threads cost more than they gain (measured)
+SHOW_FROM = 2000  # images; fewer are decoded before anybody could read a progress bar
 
 
 def rgb(picture: Image.Image) -> Image.Image:
     """Returns the picture as 8-bit RGB.
 
     Grey and palette images are expanded, CMYK is converted, 16-bit grey is divided by 257,
-    transparency is dropped, and the orientation of EXIF is ignored: but for 16 bits, which come
-    out white there, all as in torchvision, from which published protocols read.
+    transparency is dropped, and the EXIF orientation is ignored. This matches torchvision, which
+    published protocols use, except for 16-bit grey, which torchvision turns white.
 
     Raises:
-        ValueError: for pixels that are floats, or integers beyond 16 bits.
+        ValueError: If pixels are floats or integers of more than 16 bits.
     """
     if picture.mode.startswith(("I", "F")):
         value = np.asarray(picture)
@@ -43,11 +43,11 @@ def rgb(picture: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Codec:
-    """JPEG compression as another image has it.
+    """The JPEG compression of an image, to be applied to others.
 
     Attributes:
-        tables: quantisation tables.
-        subsampling: of the colours, as Pillow counts: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
+        tables: Quantisation tables.
+        subsampling: Chroma subsampling in Pillow's numbers: 0 is 4:4:4, 1 is 4:2:2, 2 is 4:2:0.
     """
 
     tables: tuple[tuple[int, ...], ...]
@@ -55,7 +55,7 @@ class Codec:
 
     @classmethod
     def of(cls, picture: Image.Image) -> "Codec | None":
-        """Returns the codec of an opened file; None if it is no JPEG."""
+        """Returns the codec of an opened file; None if it is not a JPEG file."""
         if not isinstance(picture, JpegImagePlugin.JpegImageFile):
             return None
         tables = tuple(tuple(table) for _, table in sorted(picture.quantization.items()))
@@ -71,14 +71,14 @@ class Codec:
 
 @dataclass(frozen=True)
 class View:
-    """How pictures become network inputs.
+    """Turns pictures into network inputs.
 
     Attributes:
-        size: of the result, size x size pixels; other pictures are resized (bilinear).
-        short_side: to resize to, keeping the aspect ratio, before the centre is cropped; None
-            squashes the whole picture.
-        codec: compresses each picture before it is resized, or after if `codec_last`.
-        codec_last: see `codec`.
+        size: Side of the result, in pixels. Other pictures are resized (bilinear).
+        short_side: Length of the short side after a resize that keeps the aspect ratio; the
+            centre is then cropped. None squashes the whole picture.
+        codec: Codec that compresses each picture; None leaves it as it is.
+        codec_last: Whether pictures are compressed after the resize, not before it.
     """
 
     size: int
@@ -87,7 +87,7 @@ class View:
     codec_last: bool = True
 
     def __str__(self) -> str:
-        """Returns what is done, in words."""
+        """Returns a description."""
         side = self.size
         how = f"squash to {side}"
         if self.short_side is not None:
@@ -96,7 +96,7 @@ class View:
         return f"{how}, bilinear" + (f"; {codec}" if self.codec else "")
 
     def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Returns (3, size, size) uint8 of an opened file."""
+        """Returns (3, size, size) uint8 pixels of an opened file."""
         picture = rgb(picture)
         if self.codec and not self.codec_last:
             picture = self.codec(picture)
@@ -107,9 +107,10 @@ class View:
 
 
 def resized(picture: Image.Image, size: int, short_side: int | None) -> Image.Image:
-    """Returns the picture at size x size: squashed, or the centre of one of that short side.
+    """Returns the picture at size x size pixels, squashed or cropped.
 
-    The latter is pixel for pixel `Resize(short_side)` and `CenterCrop(size)` of torchvision.
+    With a short side, the pixels equal those of torchvision's `Resize(short_side)` and
+    `CenterCrop(size)`.
     """
     shape = (size, size)
     if short_side is not None:
@@ -129,18 +130,19 @@ def decode(
     view: View,
     on_corrupt: OnCorrupt = "refuse",
 ) -> tuple[Tensor, Tensor]:
-    """Returns (N, 3, size, size) uint8 and (N,) whether it could be decoded.
-
-    A bar shows on a terminal.
+    """Decodes images, and shows a progress bar on a terminal.
 
     Args:
-        read: opens the image of a row.
-        names: what an image is called in an error message, one per row.
-        view: how it is made ready.
-        on_corrupt: whether an image that cannot be decoded is an error, or black and marked.
+        read: Function that opens the image of a row.
+        names: Name of each row's image, for error messages.
+        view: View that turns a picture into a network input.
+        on_corrupt: "refuse" if a corrupt image is an error, "skip" if it is returned black.
+
+    Returns:
+        (N, 3, size, size) uint8 images, and (N,) bool, False for those that are corrupt.
 
     Raises:
-        ValueError: if an image cannot be decoded and is not skipped.
+        ValueError: If an image cannot be decoded and is not skipped.
     """
     image = np.zeros((len(names), 3, view.size, view.size), dtype=np.uint8)
     kept = np.ones(len(names), dtype=bool)
@@ -152,7 +154,7 @@ def decode(
             try:
                 with read(row) as picture:
                     image[row] = view(picture)
-            except Exception as error:  # decoders raise many kinds; all mean a broken file
+            except Exception as error:  # decoders raise many types, which all mean a broken file
                 if on_corrupt == "refuse":
                     raise ValueError(
                         f"expected an image, got {names[row]}, which cannot be decoded ({error}); "
@@ -171,14 +173,14 @@ def decode(
 
 
 def threads_for(read: Callable[[int], Image.Image], count: int) -> int:
-    """Returns how many threads decode images fastest, going by the first of them.
+    """Returns the number of threads that decode images fastest, judged by the first image.
 
-    Pillow frees the interpreter only while it decodes, which for a small image is no time.
+    Pillow releases the interpreter only while it decodes, which takes no time for a small image.
     """
-    if get_worker_info() or count == 0:  # a worker is one of many already
+    if get_worker_info() or count == 0:  # a worker is already one of many
         return 1
     try:
         with read(0) as picture:
             return 1 if picture.width * picture.height < SMALL else os.cpu_count() or 1
-    except Exception:  # it is reported when its turn comes
+    except Exception:  # reported when this image is decoded
         return os.cpu_count() or 1

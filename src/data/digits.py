@@ -1,4 +1,4 @@
-"""The quickstart's images: what scikit-learn brings along, so nothing is downloaded."""
+"""Images that ship with scikit-learn, for the quickstart; nothing is downloaded."""
 
 __all__ = ["Digits", "Noise", "Photographs"]
 
@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from src.counter_random import random_bits
-from src.data.datasets import ImageSet
+from src.data.datasets import ImageSet, Source
 
 
-class Digits:
+class Digits(Source):
     """Handwritten digits: 1,797 images of 8 x 8 pixels, enlarged (bilinear), one channel.
 
     Args:
-        classes: digits to keep; label k is the k-th of them.
-        part: every fifth image of the stable order is a test image.
-        size: side of the images.
+        classes: Digits to keep; label k is the k-th of them.
+        part: Part to load. Every fifth image in the original order is a test image.
+        size: Side of the images, in pixels.
 
     Raises:
-        ValueError: if a class is not a digit, or a part has another name.
+        ValueError: If `classes` are not different digits, or if `part` is unknown.
 
     Source:
         Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
@@ -39,9 +39,6 @@ class Digits:
         self.digits, self.part, self.size = torch.tensor([*classes]), part, size
         self.classes = tuple(str(digit) for digit in classes)
 
-    def prepare(self) -> None:
-        """Does nothing: the images come with scikit-learn."""
-
     def load(self) -> ImageSet:
         """Returns the images (N, 1, size, size) in scikit-learn's order."""
         from sklearn.datasets import load_digits
@@ -56,22 +53,17 @@ class Digits:
         return ImageSet(image[chosen], match[chosen].long().argmax(1), self.classes)
 
 
-class Photographs:
+class Photographs(Source):
     """Random grey patches of scikit-learn's two photographs, a temple and a flower.
 
     Args:
-        count: number of patches, N.
-        size: side of the patches, in pixels of the photographs.
-        seed: of the positions.
+        count: Number of patches, N.
+        size: Side of the patches, in pixels of the photographs.
+        seed: Seed of the random positions.
     """
-
-    classes: tuple[str, ...] = ()
 
     def __init__(self, count: int, size: int = 24, *, seed: int = 0) -> None:
         self.count, self.size, self.seed = count, size, seed
-
-    def prepare(self) -> None:
-        """Does nothing: the photographs come with scikit-learn."""
 
     def load(self) -> ImageSet:
         """Returns the patches (N, 1, size, size), without labels."""
@@ -87,24 +79,19 @@ class Photographs:
         return _unlabelled(patch[:, None])
 
 
-class Noise:
+class Noise(Source):
     """Uniform noise.
 
     Args:
-        count: number of images, N.
-        size: side of the images.
-        channels: number of channels, C.
-        seed: of the pixels.
+        count: Number of images, N.
+        size: Side of the images, in pixels.
+        channels: Number of channels, C.
+        seed: Seed of the random pixels.
     """
-
-    classes: tuple[str, ...] = ()
 
     def __init__(self, count: int, size: int = 24, *, channels: int = 1, seed: int = 0) -> None:
         self.count, self.seed = count, seed
         self.shape = (channels, size, size)
-
-    def prepare(self) -> None:
-        """Does nothing: the images are computed."""
 
     def load(self) -> ImageSet:
         """Returns the images (N, C, size, size), without labels."""

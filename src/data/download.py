@@ -1,4 +1,4 @@
-"""Fetches a registered image set: it is there whole and verified, or not there."""
+"""Fetches registered image sets; a set appears only when it is complete and verified."""
 
 __all__ = ["extract", "fetch", "prepare"]
 
@@ -20,29 +20,29 @@ from tqdm import tqdm
 
 from src.data.registry import Known, RemoteFile
 
-TRIES = 3  # at each address, before the next
+TRIES = 3  # attempts at each address
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 2**20  # bytes read at once
-GROWTH, SPARE = 100, 2**30  # an archive may unpack to 100 times its size and 1 GiB
+GROWTH, SPARE = 100, 2**30  # an archive may unpack to 100 times its size plus 1 GiB
 
 
 def prepare(known: Known, folder: Path) -> None:
-    """Fetches, verifies and unpacks a set, if its folder is not there.
+    """Fetches, verifies and unpacks a set, unless its folder exists.
 
-    Everything happens in `.<folder>.partial` beside it, which takes its name at the end. What a
-    killed process has left there is gone on with.
+    The files are collected in `.<folder>.partial` next to the folder, which is renamed at the end.
+    A later call resumes what an interrupted one has left there.
 
     Raises:
-        FileNotFoundError: if the set has to be fetched by hand.
-        ConnectionError: if no address gives the right file.
-        OSError: if the folder cannot be written, or is full.
-        ValueError: if an archive is broken or unsafe.
+        FileNotFoundError: If the set must be fetched by hand.
+        ConnectionError: If no address provides the correct file.
+        OSError: If the folder cannot be written or the disk is full.
+        ValueError: If an archive is broken or unsafe.
     """
     if folder.exists():
         return
     if not known.files:
         raise FileNotFoundError(
-            f"expected {known.title} in {folder}, which has to be fetched by hand: {known.manual}"
+            f"expected {known.title} in {folder}, which must be fetched by hand: {known.manual}"
         )
     partial = folder.with_name(f".{folder.name}.partial")
     with writing(partial):
@@ -66,15 +66,15 @@ def prepare(known: Known, folder: Path) -> None:
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
-    """Returns the path of a file in a folder, fetched and verified if it is not there.
+    """Returns the path of a verified file, which is fetched if it is missing.
 
-    A half file, `<name>.part`, is resumed where the server can do that. Each address is tried
-    three times; one that gives wrong bytes is left for the next.
+    A partial file, `<name>.part`, is resumed if the server supports that. Each address is tried
+    three times, but only once if it provides wrong bytes.
 
     Raises:
-        ConnectionError: if no address gives the right file.
-        OSError: if the folder cannot be written, or is full.
-        ValueError: if an address is not https.
+        ConnectionError: If no address provides the correct file.
+        OSError: If the folder cannot be written or the disk is full.
+        ValueError: If an address is not https.
     """
     path = folder / file.name
     if path.exists() and not wrong(path, file):
@@ -94,7 +94,7 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
                     failures.append(f"{url}: {error}")
                     status = getattr(getattr(error, "response", None), "status_code", None)
                     if status is not None and 400 <= status < 500:
-                        break  # it will not be there a second later
+                        break  # another attempt would fail, too
                     sleep(min(attempt, 2))
                     continue
                 if problem := wrong(part, file):
@@ -105,15 +105,15 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
                 return path
     raise ConnectionError(
         f"expected {file.name} from one of its addresses, got:\n  " + "\n  ".join(failures) + "\n"
-        f"try later, or fetch it by other means to {path}; what has come so far is resumed"
+        f"try later, or fetch it by other means to {path}; the next attempt resumes the download"
     )
 
 
 def receive(url: str, part: Path, file: RemoteFile) -> None:
-    """Appends what is missing to a half file.
+    """Appends the missing bytes to a partial file.
 
     Raises:
-        requests.RequestException: if the server refuses or the connection is lost.
+        requests.RequestException: If the server refuses or the connection is lost.
     """
     have = part.stat().st_size if part.exists() else 0
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -121,16 +121,16 @@ def receive(url: str, part: Path, file: RemoteFile) -> None:
         try:
             for step in (*answer.history, answer):
                 check_safe(step.url)
-        except ValueError as error:  # where it was led to; the next address may be better
+        except ValueError as error:  # an unsafe redirect; the next address may be better
             raise requests.ConnectionError(str(error)) from error
-        if answer.status_code == 416:  # nothing is missing, or too much is there
+        if answer.status_code == 416:  # the partial file is complete or too long
             if file.bytes != have:
                 part.unlink()
-                raise requests.ConnectionError("the half file is longer than the file")
+                raise requests.ConnectionError("the partial file is longer than the complete file")
             return
         answer.raise_for_status()
         if answer.status_code != 206:
-            have = 0  # the server sends all of it
+            have = 0  # the server sends the whole file
         expected = have + int(answer.headers.get("Content-Length", 0))
         with (
             part.open("ab" if have else "wb") as out,
@@ -147,7 +147,7 @@ def receive(url: str, part: Path, file: RemoteFile) -> None:
 
 
 def wrong(path: Path, file: RemoteFile) -> str:
-    """Returns what is wrong with a whole file; "" if nothing is."""
+    """Returns what is wrong with a complete file; "" if nothing is."""
     size = path.stat().st_size
     if file.bytes not in (None, size):
         return f"expected {file.bytes} bytes, got {size}"
@@ -161,14 +161,14 @@ def wrong(path: Path, file: RemoteFile) -> str:
 
 
 def check_safe(url: str) -> None:
-    """Refuses an address that anyone on the way can change the answer of."""
+    """Refuses an address whose answer can be changed on the way."""
     address = urlparse(url)
     if address.scheme != "https" and address.hostname not in ("127.0.0.1", "localhost"):
         raise ValueError(f"expected an https address, got {url}; use a mirror that has one")
 
 
 def check_room(file: RemoteFile, part: Path) -> None:
-    """Refuses to begin what the disk cannot hold."""
+    """Refuses a file for which the disk has no room."""
     have = part.stat().st_size if part.exists() else 0
     free = shutil.disk_usage(part.parent).free
     if file.bytes is not None and file.bytes - have > free:
@@ -177,7 +177,7 @@ def check_room(file: RemoteFile, part: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says what to do when a folder cannot be written."""
+    """Raises an error with advice if a folder cannot be written."""
     try:
         yield
     except ConnectionError:
@@ -187,7 +187,7 @@ def writing(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             f"expected to write {path}, got: {error}; make room, or set data_dir (for weights "
-            "TORCH_HOME) to a folder that can be written; what has come so far is resumed"
+            "TORCH_HOME) to a writable folder; the next attempt resumes the download"
         ) from error
 
 
@@ -195,9 +195,9 @@ def extract(archive: Path, folder: Path) -> None:
     """Unpacks a ZIP or tar archive into a folder.
 
     Raises:
-        ValueError: if it is broken or of another kind, a member would land outside of the folder
-            or is neither file, folder nor a link within it, or if it unpacks to more than 100
-            times its size and 1 GiB.
+        ValueError: If the archive is broken or of another type, if it would write outside the
+            folder, if it holds anything but files, folders and links within the folder, or if it
+            unpacks to more than 100 times its size plus 1 GiB.
     """
     try:
         if archive.suffix == ".zip":
@@ -207,7 +207,7 @@ def extract(archive: Path, folder: Path) -> None:
             return
         with tarfile.open(archive) as members:
             check_members(archive, ((member.name, member.size) for member in members))
-            members.extractall(folder, filter="data")  # refuses links to the outside, and devices
+            members.extractall(folder, filter="data")  # refuses outside links and devices
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ValueError(
             f"expected a whole archive, got {archive}, which cannot be unpacked ({error}); delete "
@@ -216,7 +216,7 @@ def extract(archive: Path, folder: Path) -> None:
 
 
 def check_members(archive: Path, members: Iterable[tuple[str, int]]) -> None:
-    """Refuses names that lead out of the folder, and sizes that would fill the disk."""
+    """Refuses names that lead outside the folder, and sizes that would fill the disk."""
     limit = GROWTH * archive.stat().st_size + SPARE
     total = 0
     for name, size in members:
@@ -225,6 +225,6 @@ def check_members(archive: Path, members: Iterable[tuple[str, int]]) -> None:
         total += size
         if total > limit:
             raise ValueError(
-                f"expected at most {limit / 1e9:.1f} GB in {archive}, got more; it is not what it "
-                "should be: delete it"
+                f"expected at most {limit / 1e9:.1f} GB in {archive}, got more; it may be "
+                "harmful: delete it"
             )

@@ -1,6 +1,6 @@
-"""Images in files: what folders and lists of them share."""
+"""The common part of image folders and image lists."""
 
-__all__ = ["ImageFiles", "chosen", "decoded", "digest", "entries_of"]
+__all__ = ["ImageFiles", "chosen", "decoded", "digest", "entries_of", "state_of"]
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,34 +16,33 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.data.datasets import ImageSet, StoredImages
+from src.data.datasets import ImageSet, PictureSource, StoredImages
 from src.data.decoding import OnCorrupt, View, decode
 
 
-class ImageFiles:
-    """Images by name, in a folder or an archive. What `ImageFolder` and `ImageList` share.
+class ImageFiles(PictureSource):
+    """Image files in a folder or an archive, the base of `ImageFolder` and `ImageList`.
 
     Args:
-        path: folder that the names are relative to.
-        names: of the files.
-        label: (N,) int64, -1 where there is none.
-        classes: names of the classes.
-        size: images become `size` x `size` RGB, resized (bilinear) without keeping their aspect
-            ratio, unless `short_side` says otherwise.
-        short_side: resize to this short side, keeping the aspect ratio, then crop the centre, as
-            is usual for ImageNet.
-        count: how many images there must be, as a published protocol has it; None for any number.
-        sample: how many images to take, a random choice by `seed`; None takes all.
-        seed: of the sample.
-        in_memory: whether to decode all images at once; otherwise batch by batch, when used.
-        on_corrupt: whether an image that cannot be decoded is an error ("refuse") or left out and
-            counted ("skip").
-        archive: ZIP file that holds them, if they are not in a folder.
-        prefix: of the names in the archive.
+        path: Folder of the images.
+        names: Paths of the images, relative to `path`.
+        label: (N,) int64, -1 for an image without a label.
+        classes: Class names; empty if there are no labels.
+        size: Side of the RGB images, in pixels. Other images are resized (bilinear) without
+            keeping their aspect ratio, unless `short_side` is set.
+        short_side: Length of the short side after a resize that keeps the aspect ratio; the
+            centre is then cropped, as is usual for ImageNet.
+        count: Number of images that a published protocol requires; None accepts any number.
+        sample: Number of images to draw at random; None takes all.
+        seed: Seed of the sample.
+        in_memory: Whether all images are decoded at once, or each batch when it is used.
+        on_corrupt: "refuse" if a corrupt image is an error, "skip" if it is left out and counted.
+        archive: ZIP file that holds the images; None if they are in a folder.
+        prefix: Prefix of the names in the archive.
 
     Raises:
-        ValueError: if the number of images is not `count`, or below `sample`, or if `short_side`
-            is below `size`.
+        ValueError: If the number of images is not `count` or is below `sample`, if `short_side` is
+            below `size`, or if `on_corrupt` is unknown.
     """
 
     def __init__(
@@ -76,19 +75,16 @@ class ImageFiles:
         self.asked = (bool(classes), sample, seed)
         row = chosen(len(names), count, sample, seed, str(path))
         self.names, self.label = [names[number] for number in row], label[row]
-        self.opened: dict[int, ZipFile] = {}  # by process: forks must not share a file's position
+        self.opened: dict[int, ZipFile] = {}  # one per process: forks would share a file position
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "opened": {}}
 
-    def prepare(self) -> None:
-        """Does nothing: the images are there."""
-
     def load(self) -> ImageSet | StoredImages:
-        """Returns the set, in the order of the names.
+        """Returns the set in the order of the names.
 
         Raises:
-            ValueError: if a file cannot be decoded and is not skipped, or if none can.
+            ValueError: If a file cannot be decoded and is not skipped, or if none can.
         """
         if not self.in_memory:
             return StoredImages(self, torch.arange(len(self.names)))
@@ -97,20 +93,20 @@ class ImageFiles:
         return decoded(image, self.label, self.classes, kept, str(self.path))
 
     def pictures(self) -> tuple[list[str], Callable[[int], Image.Image]]:
-        """Returns the paths of all images, and what opens one of them by position."""
+        """Returns the paths of all images, and a function that opens one by its position."""
         return [str(self.path / name) for name in self.names], self.open
 
     def decode(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Returns the images at these positions, and which of them could be decoded.
+        """Returns the images at these positions, and False for those that are corrupt.
 
         Raises:
-            ValueError: if a file cannot be decoded and is not skipped.
+            ValueError: If a file cannot be decoded and is not skipped.
         """
         names = [str(self.path / self.names[row]) for row in rows]
         return decode(lambda number: self.open(rows[number]), names, self.view, self.on_corrupt)
 
     def open(self, row: int) -> Image.Image:
-        """Returns the opened file at this position, not yet decoded."""
+        """Opens the file at this position without decoding it."""
         if self.archive is None:
             return Image.open(self.path / self.names[row])
         if os.getpid() not in self.opened:
@@ -119,7 +115,7 @@ class ImageFiles:
 
     @property
     def sha256(self) -> str:
-        """Digest of names and sizes, which stands for the content of images not in memory."""
+        """Digest of names and file sizes, in place of the content of images not in memory."""
         if self.archive is None:
             sizes = [(self.path / name).stat().st_size for name in self.names]
         else:
@@ -129,16 +125,15 @@ class ImageFiles:
 
     @property
     def key(self) -> tuple[str, str] | None:
-        """Digests of what is asked for and of the files it comes from; None if not in memory.
+        """Digests of the settings and of the files; None if images are not held in memory.
 
-        The second changes with a file's size or the time of its last change, which cannot be set
-        back, and with the size or checksum of an archive's entry.
+        The second digest changes with the size of a file and the time of its last change, or with
+        the size and checksum of an archive's entry.
         """
         if not self.in_memory:
             return None
         if self.archive is None:
-            stats = ((self.path / name).stat() for name in self.names)
-            files = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats]
+            files = [state_of(self.path / name) for name in self.names]
         else:
             entries = entries_of(self.archive)
             files = [(*entries[self.prefix + name], 0) for name in self.names]
@@ -151,10 +146,10 @@ class ImageFiles:
 def decoded(
     image: Tensor, label: Tensor, classes: Sequence[str], kept: Tensor, where: str
 ) -> ImageSet:
-    """Returns the set of the images that could be decoded.
+    """Returns the set without the images that are corrupt.
 
     Raises:
-        ValueError: if none could.
+        ValueError: If all of them are.
     """
     if not kept.any():
         raise ValueError(f"expected images in {where}, got none that can be decoded")
@@ -165,7 +160,7 @@ def decoded(
 
 
 def digest(*parts: str | bytes) -> str:
-    """Returns the SHA-256 of parts, each with its length."""
+    """Returns the SHA-256 digest of several parts."""
     total = sha256()
     for part in parts:
         data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
@@ -174,14 +169,14 @@ def digest(*parts: str | bytes) -> str:
 
 
 def chosen(n: int, count: int | None, sample: int | None, seed: int, where: str) -> list[int]:
-    """Returns the positions of a sample of n images, or of all of them.
+    """Returns the positions of a sample of n images, or of all images.
 
     Raises:
-        ValueError: if n is not `count`, or below `sample`.
+        ValueError: If n is not `count` or is below `sample`.
     """
     if count not in (None, n):
         raise ValueError(
-            f"expected {count} images in {where}, as the protocol has it, got {n}; "
+            f"expected {count} images in {where}, as the protocol requires, got {n}; "
             "complete them, or set count=null, which is another protocol"
         )
     if sample is None:
@@ -195,19 +190,26 @@ def chosen(n: int, count: int | None, sample: int | None, seed: int, where: str)
     return row
 
 
+def state_of(file: Path) -> tuple[int, int, int]:
+    """Returns the size of a file and the times of its last changes."""
+    state = file.stat()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
 def entries_of(archive: Path) -> dict[str, tuple[int, int]]:
-    """Returns size and checksum of each entry of an archive."""
+    """Returns the name of each entry of an archive -> its size and checksum."""
     state = archive.stat()
     return _read_entries(
         archive, (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     )
 
 
-@lru_cache(8)  # parts of a set share an archive, whose directory takes a second to read
+@lru_cache(8)  # parts of a set share an archive, and reading its directory takes a second
 def _read_entries(archive: Path, state: tuple[int, ...]) -> dict[str, tuple[int, int]]:
     if not is_zipfile(archive):
         raise ValueError(
-            f"expected a ZIP archive, got {archive}, which is none or is cut short; fetch it again"
+            f"expected a ZIP archive, got {archive}, which is truncated or of another type; fetch "
+            "it again"
         )
     with ZipFile(archive) as entries:
         return {info.filename: (info.file_size, info.CRC) for info in entries.infolist()}

@@ -1,4 +1,4 @@
-"""Folders of images, one sub-folder per class, or ZIP archives laid out like them."""
+"""Folders of images with one sub-folder per class, or ZIP archives with the same layout."""
 
 __all__ = ["ImageFolder"]
 
@@ -13,27 +13,28 @@ from src.data.files import ImageFiles, entries_of
 from src.data.registry import where_from
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
-HIDDEN = re.compile(r"(^|/)\.")  # macOS leaves ._<image> beside each image
+HIDDEN = re.compile(r"(^|/)\.")  # macOS adds ._<image> to each image
 LAYOUT = "<data_dir>/<set>/[<part>/][<class>/]<image>, or the same inside <data_dir>/<set>.zip"
 
 
 class ImageFolder(ImageFiles):
-    """The images of a folder, read from disk or straight from a ZIP archive beside it.
+    """Images of a folder, or of a ZIP archive that takes its place.
 
-    Where `<data_dir>/cifar10/train` does not exist but `<data_dir>/cifar10.zip` does, the entries
+    If `<data_dir>/cifar10/train` does not exist but `<data_dir>/cifar10.zip` does, the entries
     `train/...` of the archive are read.
 
     Args:
-        path: folder of images, or of one sub-folder per class; classes are in alphabetical order.
-        size: as of `ImageFiles`.
-        labelled: whether sub-folders are classes; otherwise every label is -1.
-        known: name in the registry, which says where the images come from.
-        options: those of `ImageFiles`: short_side, count, sample, seed, in_memory, on_corrupt.
+        path: Folder of images, or of one sub-folder per class, in alphabetical order.
+        size: Side of the images, in pixels; see `ImageFiles`.
+        labelled: Whether sub-folders are classes; if not, every label is -1.
+        known: Name in the registry, which describes where to get the images.
+        options: Other arguments of `ImageFiles`: short_side, count, sample, seed, in_memory,
+            on_corrupt.
 
     Raises:
-        FileNotFoundError: if neither folder nor archive is there.
-        ValueError: if there is no image, if only some images lie in a class sub-folder, if a
-            class has no image, or as of `ImageFiles`.
+        FileNotFoundError: If there is neither a folder nor an archive.
+        ValueError: If there is no image, if only some images are in a class sub-folder, if a class
+            has no image, or if `ImageFiles` raises it.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ImageFolder(ImageFiles):
         if classes and "" in folder:
             raise ValueError(
                 f"expected every image of {path} in a class sub-folder, got "
-                f"{names[folder.index('')]!r} beside {', '.join(classes[:3])}; "
+                f"{names[folder.index('')]!r} next to {', '.join(classes[:3])}; "
                 "move it, or set labelled=False"
             )
         if classes and archive is None:
@@ -79,7 +80,7 @@ class ImageFolder(ImageFiles):
 
 
 def _find(path: Path) -> tuple[Path | None, str, list[str]]:
-    """Returns the archive a folder is in, if any, its prefix there, and its sorted file names."""
+    """Returns the archive of a folder or None, its prefix there, and its sorted file names."""
     if path.is_dir():
         walk = os.walk(path, followlinks=True)
         within = ((Path(folder).relative_to(path).as_posix(), files) for folder, _, files in walk)

@@ -1,23 +1,23 @@
-"""A picture of what a network sees of each set."""
+"""A figure with images of each set, as the network sees them."""
 
 __all__ = ["gallery"]
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from src.data.datasets import Source, spread
+from src.data.datasets import PictureSource, Source, spread
 from src.data.decoding import decode
+from src.records.atomic import write_whole
 
 SHOWN = 10  # images of each set
 
 
 def gallery(sources: Mapping[str, Source], folder: Path) -> Path:
-    """Draws ten evenly spread images of each set, one row per set; returns the path."""
+    """Draws ten images of each set, one row per set, and returns the path of the figure."""
     figure = Figure(figsize=(1 + 0.7 * SHOWN, 0.85 * len(sources)), layout="constrained")
     panels = figure.subplots(len(sources), SHOWN, squeeze=False)
     for row, (name, source) in zip(panels, sources.items(), strict=True):
@@ -27,18 +27,16 @@ def gallery(sources: Mapping[str, Source], folder: Path) -> Path:
         for axes in row:
             axes.set_axis_off()
         row[0].set_title(name, fontsize=8, loc="left")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "images.png"
-    figure.savefig(path, dpi=110)
+    write_whole(path, lambda partial: figure.savefig(partial, dpi=110))
     return path
 
 
-def some_of(source: Any) -> Tensor:
-    """Returns ten images (10, C, H, W) uint8, evenly spread; black if it cannot be decoded."""
-    if not hasattr(source, "pictures"):  # made, not read
+def some_of(source: Source) -> Tensor:
+    """Returns ten images (10, C, H, W) uint8, spread evenly; corrupt ones are black."""
+    if not isinstance(source, PictureSource):
         images = source.load()
-        made: Tensor = images[spread(len(images), SHOWN)].image
-        return made
+        return images[spread(len(images), SHOWN)].image
     names, read = source.pictures()
     rows = spread(len(names), SHOWN).tolist()
     named = [names[row] for row in rows]

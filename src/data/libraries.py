@@ -1,8 +1,8 @@
-"""Image sets that torchvision and Hugging Face's `datasets` read."""
+"""Image sets of torchvision and of Hugging Face's `datasets`."""
 
 __all__ = ["HuggingFace", "Torchvision"]
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,27 +12,25 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset
 
-from src.data.datasets import ImageSet
+from src.data.datasets import ImageSet, PictureSource
 from src.data.decoding import OnCorrupt, View, decode
 from src.data.download import prepare
-from src.data.files import chosen, decoded, digest
+from src.data.files import chosen, decoded, digest, state_of
 from src.data.registry import known
 
 
-class _Collection(ABC):
-    """Pictures with labels that a library gives by position.
+class _Collection(PictureSource):
+    """Pictures with labels that a library returns by position.
 
     Args:
-        size: images become size x size RGB, as of `ImageFiles`.
-        short_side: as of `ImageFiles`.
-        count: as of `ImageFiles`.
-        sample: as of `ImageFiles`.
-        seed: as of `ImageFiles`.
-        on_corrupt: as of `ImageFiles`.
-        options: of the library.
+        size: Side of the images, in pixels; for this and the next arguments see `ImageFiles`.
+        short_side: Length of the short side before the centre is cropped.
+        count: Number of images that a protocol requires.
+        sample: Number of images to draw at random.
+        seed: Seed of the sample.
+        on_corrupt: "refuse" or "skip".
+        options: Arguments of the library.
     """
-
-    classes: tuple[str, ...]
 
     def __init__(
         self,
@@ -50,13 +48,13 @@ class _Collection(ABC):
 
     @abstractmethod
     def items(self) -> Sequence[tuple[Image.Image, int]]:
-        """Returns the opened collection."""
+        """Returns the images and their labels, opened by the library."""
 
     def load(self) -> ImageSet:
-        """Returns the decoded set in the library's order.
+        """Returns the decoded set in the order of the library.
 
         Raises:
-            ValueError: as of `ImageFiles`.
+            ValueError: If `ImageFiles` would raise it.
         """
         label: dict[int, int] = {}
         names, read = self.pictures(label)
@@ -67,13 +65,13 @@ class _Collection(ABC):
     def pictures(
         self, label: dict[int, int] | None = None
     ) -> tuple[list[str], Callable[[int], Image.Image]]:
-        """Returns the names of all images, and what opens one of them by position.
+        """Returns the names of all images, and a function that opens one by its position.
 
         Args:
-            label: takes the labels of those that were opened, if the set has classes.
+            label: Receives the label of each image that is opened, if the set has classes.
 
         Raises:
-            ValueError: as of `ImageFiles`.
+            ValueError: If `ImageFiles` would raise it.
         """
         items = self.items()
         row = chosen(len(items), self.count, self.sample, self.seed, str(self))
@@ -87,7 +85,7 @@ class _Collection(ABC):
         return [f"{self}[{number}]" for number in row], read
 
     def how(self) -> str:
-        """Returns all settings on which the decoded set depends."""
+        """Returns the settings that determine the decoded set."""
         return repr((self.view, self.on_corrupt, self.classes, self.count, self.sample, self.seed))
 
 
@@ -95,18 +93,18 @@ class Torchvision(_Collection):
     """A data set of torchvision, by the name of its class.
 
     Args:
-        dataset: class of `torchvision.datasets`, such as `"CIFAR10"`.
-        root: folder of the downloaded files.
-        size: images are resized (bilinear, aspect ratio not kept) to `size` x `size` RGB.
-        num_classes: number of labels; 0 for a set without labels, whose own are then dropped.
-        download: whether `prepare` downloads what is missing.
-        known: name in the registry, whose addresses are tried before torchvision's own.
-        split: one split, or several that are concatenated.
-        options: short_side, count, sample, seed, on_corrupt, as of `ImageFiles`; all others are
-            arguments of the class, such as `train=True`.
+        dataset: Class of `torchvision.datasets`, such as `"CIFAR10"`.
+        root: Folder of the downloaded files.
+        size: Side of the images, in pixels; see `ImageFiles`.
+        num_classes: Number of classes; 0 drops the labels.
+        download: Whether `prepare` downloads missing files.
+        known: Name in the registry, whose addresses are tried before those of torchvision.
+        split: One split, or several to concatenate.
+        options: Arguments of `ImageFiles` (short_side, count, sample, seed, on_corrupt); all
+            others are arguments of the class, such as `train=True`.
 
     Raises:
-        FileNotFoundError: if the files are not there, and not downloaded either.
+        FileNotFoundError: If the files are missing and `download` is false.
     """
 
     def __init__(
@@ -135,12 +133,11 @@ class Torchvision(_Collection):
         return self.dataset
 
     def items(self, **download: bool) -> ConcatDataset[Any]:  # type: ignore[override]
-        """Returns the splits, one behind the other.
+        """Returns the concatenated splits.
 
         Raises:
-            FileNotFoundError: if the files are not there.
+            FileNotFoundError: If the files are missing.
         """
-        # torchvision is imported here: everything else works without it.
         from torchvision import datasets
 
         dataset = getattr(datasets, self.dataset, None)
@@ -150,14 +147,14 @@ class Torchvision(_Collection):
             )
         try:
             return ConcatDataset([dataset(self.root, **part, **download) for part in self.parts])
-        except (RuntimeError, OSError) as error:  # not there, and not to be had
+        except (RuntimeError, OSError) as error:  # missing, or the download failed
             raise FileNotFoundError(
                 f"expected {self.dataset} in {self.root}, got: {error}; "
-                "set download=true with a network, or data_dir to the folder that holds it"
+                "set download=true with a network connection, or set data_dir to its folder"
             ) from error
 
     def prepare(self) -> None:
-        """Downloads what is missing, if asked to."""
+        """Downloads missing files, unless `download` is false."""
         if not self.download:
             return
         try:
@@ -165,14 +162,14 @@ class Torchvision(_Collection):
         except FileNotFoundError:
             if self.known is not None and not self.root.exists():
                 prepare(known(self.known), self.root)
-            self.items(download=True)  # unpacks, and fetches what is not registered
+            self.items(download=True)  # unpacks the files, and fetches unregistered ones
 
     @property
     def key(self) -> tuple[str, str]:
-        """Digests of what is asked for and of the files it comes from, as of `ImageFiles`."""
+        """Digests of the settings and of the files; see `ImageFiles`."""
         how = (self.dataset, str(self.root.absolute()), self.parts, self.how())
         files = sorted(file for file in self.root.rglob("*") if file.is_file())
-        state = [(str(file), *_state(file)) for file in files]
+        state = [(str(file), *state_of(file)) for file in files]
         return digest(repr(how)), digest(repr((version("torchvision"), version("pillow"), state)))
 
 
@@ -180,17 +177,17 @@ class HuggingFace(_Collection):
     """A set of the Hugging Face hub, or a local one in its formats (`pip install -e .[hf]`).
 
     Args:
-        path: name on the hub, or a local folder.
-        split: such as "test".
-        size: as of `ImageFiles`.
-        image: column of the images.
-        label: column of the labels, numbers or class labels; None for a set without labels.
-        options: short_side, count, sample, seed, on_corrupt, as of `ImageFiles`; all others are
-            arguments of `datasets.load_dataset`.
+        path: Name on the hub, or a local folder.
+        split: Split, such as "test".
+        size: Side of the images, in pixels; see `ImageFiles`.
+        image: Column of the images.
+        label: Column of the labels, which are numbers or class labels; None drops the labels.
+        options: Arguments of `ImageFiles` (short_side, count, sample, seed, on_corrupt); all
+            others are arguments of `datasets.load_dataset`.
 
     Raises:
-        ImportError: if `datasets` is not installed.
-        ValueError: if a column is missing.
+        ModuleNotFoundError: If `datasets` is not installed.
+        ValueError: If a column is missing.
     """
 
     def __init__(
@@ -232,12 +229,9 @@ class HuggingFace(_Collection):
         """Returns the rows."""
         return _Rows(self.table, self.image, self.label)
 
-    def prepare(self) -> None:
-        """Does nothing: the table was opened, and downloaded if need be, when constructed."""
-
     @property
     def key(self) -> tuple[str, str]:
-        """Digests of what is asked for and of the table's content, as of `ImageFiles`."""
+        """Digests of the settings and of the table's content; see `ImageFiles`."""
         how = (self.path, str(self.table.split), self.image, self.label, self.how())
         return digest(repr(how)), digest(self.table._fingerprint, version("pillow"))
 
@@ -252,8 +246,3 @@ class _Rows(Sequence[tuple[Image.Image, int]]):
     def __getitem__(self, row: Any) -> Any:
         item = self.table[int(row)]
         return item[self.image], -1 if self.label is None else item[self.label]
-
-
-def _state(file: Path) -> tuple[int, int, int]:
-    state = file.stat()
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns

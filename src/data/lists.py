@@ -1,4 +1,4 @@
-"""Lists of images: OpenOOD's lines, or CSV."""
+"""Image lists, in the format of OpenOOD or as CSV files."""
 
 __all__ = ["ImageList"]
 
@@ -17,23 +17,24 @@ from src.data.registry import where_from
 
 
 class ImageList(ImageFiles):
-    """The images that a list names: OpenOOD's `path label` lines, or a CSV file with a header.
+    """Images in a list: lines of `path label`, as in OpenOOD, or a CSV file with a header.
 
     Args:
-        path: the list: a CSV file if it ends in .csv, else lines of a path and a number.
-        root: folder that the paths are relative to.
-        size: as of `ImageFiles`.
-        labelled: whether there are labels; otherwise every label is -1.
-        known: name in the registry, which says where the images come from.
-        columns: of a CSV file: that of the paths, and that of the labels, which are numbers or
-            names; the latter are numbered in alphabetical order.
-        num_classes: of numbered labels; None for the largest and one more.
-        options: those of `ImageFiles`: short_side, count, sample, seed, in_memory, on_corrupt.
+        path: File of the list. It is a CSV file if its name ends in .csv.
+        root: Folder to which the paths are relative.
+        size: Side of the images, in pixels; see `ImageFiles`.
+        labelled: Whether the labels are read; if not, every label is -1.
+        known: Name in the registry, which describes where to get the images.
+        columns: Columns of a CSV file that hold the paths and the labels. Labels are numbers, or
+            names, which are numbered in alphabetical order.
+        num_classes: Number of classes if labels are numbers; None for the largest label plus one.
+        options: Other arguments of `ImageFiles`: short_side, count, sample, seed, in_memory,
+            on_corrupt.
 
     Raises:
-        FileNotFoundError: if list, folder or one of the images is not there.
-        ValueError: if the list is empty, a line has no label, a column is missing, a path leads
-            out of the folder, or as of `ImageFiles`.
+        FileNotFoundError: If the list, the folder or an image does not exist.
+        ValueError: If the list is empty, if a line has no label, if a column is missing, if a path
+            leads outside the folder, or if `ImageFiles` raises it.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ImageList(ImageFiles):
             )
         rows = _rows_of_csv(path, columns, labelled) if path.suffix == ".csv" else _rows(path)
         if not rows:
-            raise ValueError(f"expected images in the list {path}, got none; name some")
+            raise ValueError(f"expected images in the list {path}, got none; add some")
         names = [os.path.normpath(name).replace(os.sep, "/") for name, _ in rows]
         if outside := [name for name in names if name.startswith(("../", "/"))]:
             raise ValueError(
@@ -74,7 +75,7 @@ class ImageList(ImageFiles):
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    """Returns (path, label) of each line; the path may hold spaces."""
+    """Returns (path, label) of each line; a path may contain spaces."""
     rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if line.strip():
@@ -102,7 +103,7 @@ def _rows_of_csv(path: Path, columns: Sequence[str], labelled: bool) -> list[tup
 
 
 def _numbered(path: Path, text: list[str], count: int | None) -> tuple[Tensor, list[str]]:
-    """Returns (N,) labels and the names of the classes."""
+    """Returns (N,) int64 labels and the class names."""
     if not all(re.fullmatch(r"\d+", each) for each in text):
         if wrong := [each for each in text if not each or re.fullmatch(r"-\d+", each)]:
             raise ValueError(

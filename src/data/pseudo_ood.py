@@ -9,27 +9,28 @@ from src.counter_random import random_bits
 
 
 class Jigsaw:
-    """Cuts images into grid x grid tiles and puts them back in a random order.
+    """Cuts images into grid x grid tiles and shuffles the tiles.
 
-    The order of an image's tiles is a function of (seed, index) alone: it is the same in every
-    epoch, batch, device and number of processes.
+    The order of an image's tiles depends on (seed, index) alone: it is the same in every epoch
+    and batch, on every device, and for any number of processes.
 
     Args:
-        grid: tiles per side.
-        border: what becomes of the rows and columns left over when the side is not a multiple of
-            `grid`: "zero" makes them black, "keep" leaves them as they were.
-        identity: whether the order may come out unchanged (once in (grid^2)! images). If not,
-            such an image's tiles are rotated by a random number of places instead.
-        seed: of the orders.
+        grid: Number of tiles per side.
+        border: Treatment of the rows and columns that remain if the side is not a multiple of
+            `grid`: "zero" makes them black, "keep" leaves them unchanged.
+        identity: Whether the order may stay unchanged, as happens for one in (grid^2)! images. If
+            not, the tiles of such an image are rotated by a random number of places.
+        seed: Seed of the random orders.
 
     Raises:
-        ValueError: if `border` is unknown or `grid` is below two.
+        ValueError: If `border` is unknown or `grid` is below 2.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295: 3 x 3 tiles.
     Differs:
-        `utils/dataset.py` draws unseeded orders; here they are fixed by `seed`. Tiles have
-        sides H // grid and W // grid, there W // 3 both. Its border is "zero".
+        `utils/dataset.py` of the official code draws unseeded orders; here `seed` fixes them. Its
+        tiles have sides of W // 3; here they have sides of H // grid and W // grid. Its border is
+        "zero".
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Jigsaw:
         if border not in ("zero", "keep"):
             raise ValueError(f"expected border to be 'zero' or 'keep', got {border!r}; choose one")
         if grid < 2:
-            raise ValueError(f"expected a grid of at least 2, got {grid}; 3 is the paper's")
+            raise ValueError(f"expected a grid of at least 2, got {grid}; the paper uses 3")
         self.grid = grid
         self.border = border
         self.identity = identity
@@ -48,16 +49,16 @@ class Jigsaw:
         """Returns the puzzles of a batch.
 
         Args:
-            image: (B, C, H, W), any type.
-            index: (B,) int64 sample numbers, which decide the orders.
+            image: (B, C, H, W) images of any type.
+            index: (B,) int64 positions of the images in their set, which determine the orders.
 
         Raises:
-            ValueError: if the grid is larger than the image.
+            ValueError: If the grid is larger than the image.
         """
         height, width = image.shape[-2:]
         if self.grid > min(height, width):
             raise ValueError(
-                f"expected a jigsaw grid of at most {min(height, width)}, the image being "
+                f"expected a jigsaw grid of at most {min(height, width)} for images of "
                 f"{height}x{width}, got {self.grid}; lower grid"
             )
         source = self._source_pixel(self.order(index), height, width)
@@ -69,7 +70,7 @@ class Jigsaw:
         return puzzle
 
     def order(self, index: Tensor) -> Tensor:
-        """Returns (B, grid^2) int64: the tile that comes to each place, row by row."""
+        """Returns (B, grid^2) int64, the tile that moves to each place, row by row."""
         tiles = self.grid**2
         bits = random_bits(index, tiles + 1, seed=self.seed)
         order = bits[:, :tiles].argsort(dim=1)
@@ -80,7 +81,7 @@ class Jigsaw:
         return order
 
     def _source_pixel(self, order: Tensor, height: int, width: int) -> Tensor:
-        """Returns (B, H * W) int64: the flat position from which each pixel is taken."""
+        """Returns (B, H * W) int64, the flat position from which each pixel is taken."""
         tile_height, tile_width = height // self.grid, width // self.grid
         row = torch.arange(height, device=order.device)[:, None]
         column = torch.arange(width, device=order.device)

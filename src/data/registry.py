@@ -1,4 +1,4 @@
-"""The public image sets of the field: where they come from and what may be done with them."""
+"""The registry of public image sets: where they come from and how they may be used."""
 
 __all__ = ["Known", "RemoteFile", "known", "known_names", "where_from"]
 
@@ -14,15 +14,15 @@ REGISTRY = Path(__file__).with_name("registry.yaml")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file that can be fetched.
+    """A file that can be fetched.
 
     Attributes:
-        name: of the file, in the set's folder.
-        urls: https addresses of the same bytes, in the order in which they are tried.
-        bytes: its size, if known.
-        md5: as published, if it is.
-        sha256: as published, if it is.
-        extract: whether it is an archive to unpack beside itself and delete.
+        name: Path of the file in the folder of its set.
+        urls: HTTPS addresses of the same bytes, in the order in which they are tried.
+        bytes: Size of the file; None if it is unknown.
+        md5: Published MD5 digest; None if there is none.
+        sha256: Published SHA-256 digest; None if there is none.
+        extract: Whether the file is an archive that is unpacked in its folder and then deleted.
     """
 
     name: str
@@ -35,18 +35,18 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Known:
-    """One image set.
+    """A registered image set.
 
     Attributes:
-        name: of its entry, and of its folder in data_dir.
-        title: as the field calls it.
-        homepage: where it is described.
-        files: what is fetched; empty if it has to be fetched by hand.
-        manual: how to get it by hand and how to lay it out; "" if `files` are all there is.
-        images: how many there are in the part that benchmarks use.
-        licence: its name, or "none stated".
-        terms: what it may be used for, in a sentence.
-        citation: authors, title, place and year.
+        name: Name of the entry and of the folder in data_dir.
+        title: Common name of the set.
+        homepage: Address of its description.
+        files: Files to fetch; empty if the set must be fetched by hand.
+        manual: Instructions to fetch the set by hand; "" if `files` are complete.
+        images: Number of images in the part that benchmarks use.
+        licence: Name of the licence, or "none stated".
+        terms: Permitted use, in one sentence.
+        citation: Authors, title, place and year.
     """
 
     name: str
@@ -73,7 +73,7 @@ def _registry() -> dict[str, Known]:
 
 
 def known_names() -> tuple[str, ...]:
-    """Returns the names of all sets."""
+    """Returns the names of all registered sets."""
     return tuple(_registry())
 
 
@@ -81,7 +81,7 @@ def known(name: str) -> Known:
     """Returns the entry of a set.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: If there is no set of that name.
     """
     if name not in _registry():
         raise ValueError(f"expected one of the sets {', '.join(_registry())}, got {name!r}")
@@ -89,13 +89,13 @@ def known(name: str) -> Known:
 
 
 def where_from(name: str | None) -> str:
-    """Returns how to get a set, for an error message; "" if none is named.
+    """Returns how to get a set, for an error message; "" if the name is None.
 
     Raises:
-        ValueError: if the name is not that of a set.
+        ValueError: If there is no set of that name.
     """
     if name is None:
         return ""
     entry = known(name)
-    how = entry.manual or "python -m src.data benchmark=<protocol> prepare=true fetches it"
+    how = entry.manual or "python -m src.data data=<benchmark> prepare=true fetches it"
     return f"; this is {entry.title}, {entry.homepage}: {how}"

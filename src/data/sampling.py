@@ -1,6 +1,6 @@
-"""Which images form which batch, on any number of processes."""
+"""Distribution of the images over parts, batches and processes."""
 
-__all__ = ["BatchSampler"]
+__all__ = ["BatchSampler", "held_out_first"]
 
 from collections.abc import Iterator
 
@@ -8,29 +8,32 @@ import torch
 from torch import Tensor
 from torch.utils.data import DistributedSampler
 
+from src.data.datasets import ImageSet, StoredImages
+
 
 class BatchSampler(DistributedSampler[Tensor]):
-    """Yields the index of whole batches; all batches are full and all processes get equally many.
+    """Yields the indices of full batches; all processes get the same number of them.
 
-    Used as `DataLoader(dataset, sampler=BatchSampler(...), batch_size=None)`, so that the data
-    set is indexed once per batch. Lightning leaves a DistributedSampler alone and tells it the
-    epoch.
+    Use it as `DataLoader(dataset, sampler=BatchSampler(...), batch_size=None)`, so that the data
+    set is indexed once per batch. Lightning does not replace a DistributedSampler, and passes the
+    epoch to it.
 
-    Training (`shuffle`): a new permutation each epoch, dealt image by image; the images that do
-    not fill a batch on every process are left out of this epoch. Evaluation: global batch j, which
-    is the same on any number of processes, goes to process j % num_replicas; the end is padded
-    with -1, so every image is seen exactly once.
+    Training (`shuffle`): each epoch has a new permutation, which is dealt to the processes image
+    by image. Images that do not fill a batch on every process are left out of that epoch.
+
+    Evaluation: global batch j is the same for any number of processes and goes to process
+    j % num_replicas. The end is padded with -1, so that every image is seen exactly once.
 
     Args:
-        n: number of images.
-        batch_size: images per batch and process, B.
-        num_replicas: number of processes.
-        rank: number of this process.
-        shuffle: training order instead of evaluation order.
-        seed: of the permutations; the same on every process.
+        n: Number of images.
+        batch_size: Number of images per batch and process, B.
+        num_replicas: Number of processes.
+        rank: Rank of this process.
+        shuffle: Whether to use the training order, not the evaluation order.
+        seed: Seed of the permutations, the same on every process.
 
     Raises:
-        ValueError: if there is not one batch for every process.
+        ValueError: If the images do not fill one batch on every process.
     """
 
     def __init__(
@@ -57,8 +60,8 @@ class BatchSampler(DistributedSampler[Tensor]):
         return self.batches
 
     def __iter__(self) -> Iterator[Tensor]:
-        # the epoch is read at the first batch: when a training is resumed, Lightning opens the
-        # iterator before it tells the epoch
+        # this code runs at the first batch: in a resumed run, Lightning creates the iterator
+        # before it sets the epoch
         rows = self.batches * self.num_replicas * self.batch_size
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
@@ -69,3 +72,20 @@ class BatchSampler(DistributedSampler[Tensor]):
             order[: self.n] = torch.arange(self.n)
             order = order.view(self.batches, self.num_replicas, self.batch_size)
         yield from order[:, self.rank]
+
+
+def held_out_first(
+    images: ImageSet | StoredImages, validation_size: int, seed: int
+) -> ImageSet | StoredImages:
+    """Returns the permuted set, whose first `validation_size` images are held out.
+
+    Raises:
+        ValueError: If no training or no validation image is left.
+    """
+    if not 1 <= validation_size < len(images):
+        raise ValueError(
+            f"expected data.validation_size within 1..{len(images) - 1}, as there are "
+            f"{len(images)} training images, got {validation_size}; set it"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return images.subset(torch.randperm(len(images), generator=generator))

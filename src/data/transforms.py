@@ -1,4 +1,4 @@
-"""Training augmentation of a whole batch on the device it is on."""
+"""Training augmentation of a whole batch on its device."""
 
 __all__ = ["CropFlip"]
 
@@ -10,15 +10,15 @@ from src.counter_random import random_bits
 
 
 class CropFlip:
-    """Random crop from the zero-padded image and random horizontal flip, drawn per image.
+    """Random crop of the zero-padded image and random horizontal flip, drawn per image.
 
-    Each draw is a function of (seed, epoch, index): the batch an image is in, the device and the
-    number of processes do not change it.
+    Each draw depends on (seed, epoch, index) alone: it is the same in every batch, on every
+    device, and for any number of processes.
 
     Args:
-        padding: black pixels added on each side before the crop.
-        flip: whether half of the images are mirrored.
-        seed: of the draws.
+        padding: Number of black pixels added on each side before the crop.
+        flip: Whether half of the images are mirrored.
+        seed: Seed of the random draws.
     """
 
     def __init__(self, padding: int = 4, flip: bool = True, seed: int = 0) -> None:
@@ -28,12 +28,12 @@ class CropFlip:
         """Returns the augmented images.
 
         Args:
-            image: (B, C, H, W) uint8.
-            index: (B,) int64 position of each image in its set.
-            epoch: number of the epoch.
+            image: (B, C, H, W) uint8 images.
+            index: (B,) int64 positions of the images in their set.
+            epoch: Number of the epoch.
 
         Returns:
-            (B, C, H, W) uint8.
+            (B, C, H, W) uint8 images.
         """
         height, width = image.shape[2:]
         offsets = 2 * self.padding + 1
@@ -46,6 +46,6 @@ class CropFlip:
         row = top % offsets + torch.arange(height, device=image.device)  # (B, H)
         pixel = row[:, :, None] * (width + 2 * self.padding) + column[:, None]  # (B, H, W)
         padded = pad(image, (self.padding,) * 4).flatten(2)
-        # One gather of bytes: twice as fast as indexing `unfold` windows, then flipping.
+        # one gather of bytes is twice as fast as indexing `unfold` windows and flipping them
         crop = padded.gather(2, pixel.flatten(1)[:, None].expand(-1, image.shape[1], -1))
         return crop.view(image.shape)

@@ -1,4 +1,4 @@
-"""Are the images of a benchmark whole, different, and ID or OOD but not both?"""
+"""Checks that the images of a benchmark are whole, different, and not both ID and OOD."""
 
 __all__ = ["Contents", "contents", "findings"]
 
@@ -6,29 +6,23 @@ from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
+from src.data.datasets import PictureSource
 from src.data.decoding import rgb, threads_for
 from src.data.files import digest
 
 
-class Pictures(Protocol):
-    """A source whose images can be opened one by one."""
-
-    def pictures(self) -> tuple[list[str], Any]:
-        """Returns names, and what opens an image by position."""
-
-
 @dataclass(frozen=True)
 class Contents:
-    """What is in a set.
+    """The images of a set.
 
     Attributes:
-        names: of all images.
-        pixels: digest of each image's size and pixels in RGB; None if it cannot be decoded.
-        corrupt: name -> why it cannot be decoded.
+        names: Names of all images.
+        pixels: Digest of each image's size and RGB pixels; None if it cannot be decoded.
+        corrupt: Name of each corrupt image -> why it cannot be decoded.
     """
 
     names: list[str]
@@ -36,8 +30,8 @@ class Contents:
     corrupt: dict[str, str]
 
 
-def contents(source: Pictures, title: str) -> Contents:
-    """Decodes every image of a source, with a bar on a terminal."""
+def contents(source: PictureSource, title: str) -> Contents:
+    """Decodes every image of a source, and shows a progress bar on a terminal."""
     names, read = source.pictures()
     corrupt: dict[str, str] = {}
 
@@ -46,7 +40,7 @@ def contents(source: Pictures, title: str) -> Contents:
             with read(row) as picture:
                 picture = rgb(picture)
             return digest(repr(picture.size), picture.tobytes())
-        except Exception as error:  # decoders raise many kinds; all mean a broken file
+        except Exception as error:  # decoders raise many types, which all mean a broken file
             corrupt[names[row]] = str(error)
             return None
 
@@ -57,11 +51,13 @@ def contents(source: Pictures, title: str) -> Contents:
 
 
 def findings(sets: Mapping[str, Contents]) -> dict[str, Any]:
-    """Returns what is wrong with the sets of a benchmark, of which `train` and `id` are ID.
+    """Returns the faults in the sets of a benchmark, of which `train` and `id` are ID.
 
     Returns:
-        corrupt: set -> name -> reason; duplicates: set -> lists of names with the same pixels;
-        overlaps: "first, second" -> pairs of names, of `train` with `id` and of each with OOD.
+        corrupt: Set -> name -> reason.
+        duplicates: Set -> lists of names of images with the same pixels.
+        overlaps: "first, second" -> pairs of names of images with the same pixels in both sets,
+            for `train` and `id`, and for each of these and every OOD set.
     """
     where: dict[str, dict[str, list[str]]] = {}
     for name, each in sets.items():

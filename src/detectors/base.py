@@ -1,11 +1,10 @@
-"""What a detector is."""
+"""The contract that every detector keeps, and two base classes that read blocks."""
 
 __all__ = [
+    "BlocksDetector",
     "Detector",
     "FeatureDetector",
     "NotFittedError",
-    "Wrapper",
-    "blocks_of",
     "expand_blocks",
     "mean_pool",
 ]
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from src.network import ForwardPass, Network, Reader
+from src.records.columns import Column
 
 
 def mean_pool(feature_map: Tensor) -> Tensor:
@@ -26,38 +26,69 @@ def mean_pool(feature_map: Tensor) -> Tensor:
 
 
 class NotFittedError(RuntimeError, AttributeError):
-    """What `fit` is to learn is read before the fit; `hasattr` is false until then."""
+    """A value that `fit` learns was read before the fit; `hasattr` returns False until then."""
 
 
 class Detector(nn.Module):
     """Turns a forward pass into one score per image: higher = more in-distribution, always.
 
-    Only `score` must be written. One that learns from ID images collects statistics in `update`,
-    in torchmetrics `Metric`s of its own, and concludes in `fit`. What it learned it declares with
-    `learns` and keeps in buffers of any shape: they move with it, are saved and loaded, and
-    reading one before the fit is a clear error.
+    A subclass must implement `score` alone. A detector that learns from ID images collects
+    statistics in `update`, in torchmetrics `Metric`s that it owns, and computes its parameters in
+    `fit`. It declares these parameters with `learns` and keeps them in buffers of any shape: they
+    move with the module, are saved and loaded with it, and raise a clear error if they are read
+    before the fit.
+
+    Attributes:
+        at: The block that the detector reads: a module path, "selected" or "each_block". None if
+            it reads no single block.
+        fit_on: The part of the ID images that `update` receives.
+        compares_classes: Whether the score compares classes and is constant for a single one.
     """
 
-    at: str | None = None  # the block it reads: a module path, "selected" or "each_block"
-    fit_on: Literal["train", "validation"] = "train"  # ID images that `update` wants to see
+    at: str | None = None
+    fit_on: Literal["train", "validation"] = "train"
+    compares_classes: bool = False
+
+    def named_blocks(self) -> tuple[str, ...]:
+        """Returns the blocks that the arguments name: module paths, "selected", "each_block"."""
+        return () if self.at is None else (self.at,)
+
+    def check(self, network: Network) -> None:
+        """Checks that the arguments fit the network; `Benchmark` calls it before any training.
+
+        Raises:
+            ValueError: If a named block does not exist, or the network has too few classes.
+        """
+        for block in self.named_blocks():
+            if block != "selected":  # the selection may come later
+                network.block(block)
+        if self.compares_classes and network.num_classes < 2:
+            raise ValueError(
+                "expected a network of at least two classes, got one, for which the score of "
+                f"{type(self).__name__} is constant; choose a detector of features, norms or "
+                "distances"
+            )
+
+    def prepare(self, network: Network) -> None:
+        """Computes what the readers need, before the first image; later calls do nothing."""
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names what `update` and `score` read of feature maps: (block, reader) pairs."""
+        """Returns the (block, reader) pairs that `update` and `score` need; runs nothing."""
         return ()
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in a batch of ID images, with (B,) labels and (B,) indices; B may be 0."""
+        """Adds a batch of ID images, with (B,) labels and (B,) indices; B may be 0."""
 
     def fit(self, network: Network) -> None:
-        """Concludes, after the last `update`, on every process alike."""
+        """Computes the parameters after the last `update`, on every process alike."""
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) scores, each a function of its own image alone."""
+        """Returns (B,) scores; each depends on its own image alone."""
         raise NotImplementedError
 
     @property
     def is_fitted_on_data(self) -> bool:
-        """Whether it wants to see ID images."""
+        """Whether the detector learns from ID images."""
         return type(self).update is not Detector.update
 
     def learns(self, *names: str) -> None:
@@ -66,20 +97,20 @@ class Detector(nn.Module):
             self.register_buffer(name, None)
 
     def reset(self) -> None:
-        """Forgets what `update` took in; what `fit` concluded stays."""
+        """Clears the statistics that `update` collected; the fitted parameters stay."""
         for module in self.modules():
             if isinstance(module, Metric):
                 module.reset()
 
     def __repr__(self) -> str:
-        """Returns the call that builds it, unfitted."""
+        """Returns the call that builds the unfitted detector."""
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def __getattr__(self, name: str) -> Any:
         """Returns a buffer or submodule.
 
         Raises:
-            NotFittedError: if it is learned by `fit`, which has not been called.
+            NotFittedError: If `fit` sets the buffer and has not been called.
         """
         value = super().__getattr__(name)
         if value is None and name in self._buffers:
@@ -90,7 +121,7 @@ class Detector(nn.Module):
         return value
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        for name in self._buffers:  # what was learned has the shape that it was saved with
+        for name in self._buffers:  # a fitted buffer has the shape that it was saved with
             if prefix + name in state_dict:
                 self._buffers[name] = state_dict[prefix + name].clone()
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -100,8 +131,8 @@ class FeatureDetector(Detector):
     """Scores a feature vector: the penultimate one, or the mean-pooled map of a block.
 
     Args:
-        at: a block's module path, "selected", or "each_block" for one column per block; None for
-            the penultimate feature.
+        at: Module path of a block, "selected", or "each_block" for one column per block. None
+            reads the penultimate feature.
     """
 
     def __init__(self, at: str | None = None) -> None:
@@ -109,7 +140,7 @@ class FeatureDetector(Detector):
         self.at = at
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names the mean of the block's map."""
+        """Returns the block and the reader of its spatial mean."""
         return () if self.at is None else ((network.block(self.at), mean_pool),)
 
     def feature(self, seen: ForwardPass) -> Tensor:
@@ -119,75 +150,58 @@ class FeatureDetector(Detector):
         return seen.read(seen.network.block(self.at), mean_pool)
 
     def extra_repr(self) -> str:
-        """Says where."""
+        """Describes the block."""
         return "" if self.at is None else f"at={self.at!r}"
 
 
-class Wrapper(Detector):
-    """Changes what another detector sees, or what becomes of its score; the rest passes through.
+class BlocksDetector(Detector):
+    """Scores the feature maps of several blocks.
 
     Args:
-        detector: the other one.
-    """
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-        self.at = detector.at
-        self.fit_on = detector.fit_on
-
-    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names what the other one reads."""
-        return self.detector.reads(network)
-
-    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Hands the batch on."""
-        self.detector.update(seen, label, index)
-
-    def fit(self, network: Network) -> None:
-        """Fits the other one."""
-        self.detector.fit(network)
-
-    @property
-    def is_fitted_on_data(self) -> bool:
-        """Whether the other one wants to see ID images."""
-        return self.detector.is_fitted_on_data
-
-    def __repr__(self) -> str:
-        """Returns the call that builds it, with the other one first."""
-        arguments = ", ".join(filter(None, (repr(self.detector), self.extra_repr())))
-        return f"{type(self).__name__}({arguments})"
-
-
-def blocks_of(network: Network, blocks: Sequence[str] | None) -> tuple[str, ...]:
-    """Returns module paths in execution order: of the blocks named, or of all if None.
+        blocks: Module paths, in any order. None takes all blocks of the network.
 
     Raises:
-        ValueError: if one is no block of the network, or none is named.
+        ValueError: If the list is empty.
     """
-    if blocks is None:
-        return network.blocks
-    chosen = {network.block(block) for block in blocks}
-    if not chosen:
-        raise ValueError("expected blocks, got none; name some, or leave None for all")
-    return tuple(block for block in network.blocks if block in chosen)
+
+    def __init__(self, blocks: Sequence[str] | None = None) -> None:
+        super().__init__()
+        self.blocks = None if blocks is None else tuple(blocks)
+        if self.blocks == ():
+            raise ValueError(
+                "expected at least one block, got none; name one, or set blocks=None for all"
+            )
+
+    def named_blocks(self) -> tuple[str, ...]:
+        """Returns the blocks that the arguments name."""
+        return self.blocks or ()
+
+    def blocks_of(self, network: Network) -> tuple[str, ...]:
+        """Returns the module paths of the blocks, in execution order."""
+        chosen = {network.block(block) for block in self.blocks or network.blocks}
+        return tuple(block for block in network.blocks if block in chosen)
+
+    def extra_repr(self) -> str:
+        """Describes the blocks."""
+        return f"blocks={self.blocks!r}"
 
 
 def expand_blocks(detectors: Mapping[str, Detector], network: Network) -> dict[str, Detector]:
-    """Returns one detector per column: one `at: each_block` becomes `name@block` for each block.
+    """Returns one detector per column: `at: each_block` becomes `name@block` for each block.
 
     Raises:
-        ValueError: if a detector's `at` names no block of the network.
+        ValueError: If the arguments of a detector do not fit the network.
     """
     columns: dict[str, Detector] = {}
     for name, detector in detectors.items():
         if detector.at == "each_block":
+            column = Column.parse(name)
+            plain = column.detector if column.block == "each_block" else name
             for block in network.blocks:
-                column = f"{name.removesuffix('@each_block')}@{block}"
-                columns[column] = deepcopy(detector)
-                columns[column].at = block
-            continue
-        if detector.at not in (None, "selected"):
-            network.block(str(detector.at))
-        columns[name] = detector
+                columns[Column(plain, block).name] = each = deepcopy(detector)
+                each.at = block
+        else:
+            columns[name] = detector
+    for detector in columns.values():
+        detector.check(network)
     return columns

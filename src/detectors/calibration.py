@@ -1,4 +1,4 @@
-"""Detectors that fit the distribution of ID logits."""
+"""Detectors that fit a distribution to the logits of ID images."""
 
 __all__ = ["KLMatching", "OpenMax", "TempScale"]
 
@@ -14,27 +14,31 @@ from src.detectors.logits import log_probability
 from src.metrics.statistics import Bank, ClassSums, check_labels
 from src.network import ForwardPass, Network
 
-LOG_TEMPERATURE = (-5.0, 7.0)  # the likelihood is looked at between T = e^-5 and e^7
-SMALLEST_PROBABILITY = 1e-12  # of a template: its logarithm stays finite
+LOG_TEMPERATURE = (-5.0, 7.0)  # bounds of the search: T is between e^-5 and e^7
+SMALLEST_PROBABILITY = 1e-12  # keeps the logarithm of a template finite
 
 
 class TempScale(Detector):
-    r"""MSP at the temperature that calibrates the network, \(\max_k \mathrm{softmax}(l / T)_k\).
+    r"""MSP at the temperature that calibrates the network.
 
-    T is that of the largest likelihood of labelled images, between 0.007 and 1,100.
+    This is \(\max_k \mathrm{softmax}(l / T)_k\). T maximises the likelihood of labelled images,
+    between 0.007 and 1,100.
 
     Raises:
-        ValueError: in `update`, if an image is unlabelled.
+        ValueError: In `update`, if an image is unlabelled.
 
     Source:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
-        https://arxiv.org/abs/1706.04599, Eq. 9; as a detector in OpenOOD.
+        https://arxiv.org/abs/1706.04599, Eq. 9. OpenOOD uses it as a detector.
     Fitted on:
-        All ID validation images, with labels: on training images T would fit overconfidence.
+        All ID validation images, with labels. Training images would calibrate overconfidence.
+    Needs:
+        Logits.
     Differs:
-        The minimum over log T is found by bounded search, to 1e-6, not by L-BFGS from 1.5.
+        A bounded search over log T finds the minimum to 1e-6; the authors use L-BFGS from 1.5.
     """
 
+    compares_classes = True
     fit_on = "validation"
 
     def __init__(self) -> None:
@@ -43,12 +47,12 @@ class TempScale(Detector):
         self.learns("temperature")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in logits and labels."""
+        """Adds logits and labels."""
         check_labels(label, seen.logits.shape[1])
         self.bank.update(torch.cat([seen.logits.double(), label[:, None]], dim=1), index)
 
     def fit(self, network: Network) -> None:
-        """Finds the temperature."""
+        """Computes the temperature."""
         row = self.bank.compute()
         logits, label = row[:, :-1], row[:, -1].long()
 
@@ -66,20 +70,24 @@ class TempScale(Detector):
 
 
 class KLMatching(Detector):
-    r"""Negative divergence from the most similar class template, \(-\min_k KL(p \| d_k)\).
+    r"""Negative Kullback-Leibler divergence from the most similar class template.
 
-    \(d_k\) is the mean probability vector of ID images predicted as class k.
+    This is \(-\min_k KL(p \| d_k)\), where \(d_k\) is the mean probability vector of ID images
+    predicted as class k.
 
     Source:
         Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings",
         ICML 2022, https://arxiv.org/abs/1911.11132.
     Fitted on:
-        All ID validation images, by predicted class; no labels.
+        All ID validation images. They are grouped by predicted class.
+    Needs:
+        Logits.
     Differs:
-        A class that is never predicted has its one-hot vector as template, as in OpenOOD. Template
-        probabilities are at least 1e-12, so that no divergence is infinite.
+        The template of a class that is never predicted is its one-hot vector, as in OpenOOD.
+        Template probabilities are at least 1e-12, so that every divergence is finite.
     """
 
+    compares_classes = True
     fit_on = "validation"
 
     def __init__(self) -> None:
@@ -88,12 +96,12 @@ class KLMatching(Detector):
         self.learns("log_template")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in probabilities."""
+        """Adds probabilities."""
         probability = seen.logits.double().softmax(dim=1)
         self.sums.update(probability, seen.logits.argmax(dim=1), seen.logits.shape[1])
 
     def fit(self, network: Network) -> None:
-        """Averages."""
+        """Computes the templates."""
         sums = self.sums.compute()
         total = sums.total + torch.diag(sums.count == 0)  # one-hot if empty
         template = total / sums.count.clamp_min(1)[:, None]
@@ -108,29 +116,31 @@ class KLMatching(Detector):
 
 
 class OpenMax(Detector):
-    r"""One minus the probability of an unknown class, to which unusual logits are handed over.
+    r"""One minus the probability of an unknown class that takes over part of unusual logits.
 
-    A Weibull distribution of the largest distances between logits and class mean, of ID images
-    classified right, tells how far off an image is from each class. The logits of its `alpha`
-    most likely classes, in order \(i = 1, 2, \dots\), lose the share
-    \(w_i (\alpha - i + 1) / \alpha\) to the unknown class.
+    A Weibull distribution for each class models the largest distances between the logits of
+    correctly classified ID images and their class mean. It gives the weight \(w_i\) of the
+    distance of an image to the class. The logits of the `alpha` most likely classes, in order
+    \(i = 1, 2, \dots\), lose the share \(w_i (\alpha - i + 1) / \alpha\) to the unknown class.
 
     Args:
-        tail: number of largest distances in each class, at least 2.
-        alpha: number of classes whose logits are revised; all if there are fewer.
+        tail: Number of largest distances in each class, at least 3.
+        alpha: Number of classes whose logits are revised; all if there are fewer.
 
     Raises:
-        ValueError: if an argument is out of its range; in `update`, if an image is unlabelled.
+        ValueError: If an argument is out of range; in `update`, if an image is unlabelled.
 
     Source:
         Bendale and Boult, "Towards Open Set Deep Networks", CVPR 2016,
         https://arxiv.org/abs/1511.06233, Algorithms 1 and 2.
     Fitted on:
         All ID training images, with labels.
+    Needs:
+        Logits.
     Differs:
-        Euclidean distance; the Weibull distribution has two parameters and is fitted to the tail
-        less its smallest value by maximum likelihood (scipy), where libmr shifts it. A class with
-        fewer than three images classified right is never revised.
+        Distances are Euclidean. The Weibull distribution has two parameters and is fitted by
+        maximum likelihood (scipy) to the tail minus its smallest value; libmr shifts it. The
+        logit of a class with fewer than three correctly classified images is never revised.
     """
 
     def __init__(self, tail: int = 20, *, alpha: int = 3) -> None:
@@ -145,14 +155,14 @@ class OpenMax(Detector):
         self.learns("mean", "weibull")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in the logits of images classified right."""
+        """Adds the logits of correctly classified images."""
         check_labels(label, seen.logits.shape[1])
         right = seen.logits.argmax(dim=1) == label
         row = torch.cat([seen.logits.double(), label[:, None]], dim=1)
         self.bank.update(row[right], index[right])
 
     def fit(self, network: Network) -> None:
-        """Fits one distribution per class: (shape, scale, location)."""
+        """Fits one Weibull distribution per class: (shape, scale, location)."""
         row = self.bank.compute()
         logits, label = row[:, :-1], row[:, -1].long()
         size = logits.shape[1]
@@ -183,5 +193,5 @@ class OpenMax(Detector):
         return 1 - revised.softmax(dim=1)[:, -1]
 
     def extra_repr(self) -> str:
-        """Names tail and alpha."""
+        """Describes all arguments."""
         return f"tail={self.tail}, alpha={self.alpha}"

@@ -1,4 +1,4 @@
-"""Two views of an image: its nearest neighbours, and the extremes of its feature maps."""
+"""CombOOD: the nearest neighbours of an image and the extremes of its feature maps."""
 
 __all__ = ["CombOOD"]
 
@@ -15,8 +15,8 @@ from src.metrics.statistics import Bank
 from src.network import ForwardPass, Network, Reader
 
 RIDGE = 1.0  # added to each variance of the transformed extremes, which is 1
-SMALLEST_DISTANCE = 1e-6  # squared; an image of the bank itself is no further away than noise
-LARGEST_DEVIATION = 1e3  # of a transformed extreme: what is beyond is as far away
+SMALLEST_DISTANCE = 1e-6  # squared; the rounding noise of the distance between equal features
+LARGEST_DEVIATION = 1e3  # of a transformed extreme; larger ones are clamped
 
 
 def extremes(feature_map: Tensor) -> Tensor:
@@ -26,56 +26,58 @@ def extremes(feature_map: Tensor) -> Tensor:
 
 
 class CombOOD(Detector):
-    r"""Log-density of the k nearest ID features plus that of the blocks' extremes.
+    r"""Log-density of the nearest ID features plus that of the extremes of the feature maps.
 
-    \(-D \log d_k^2 - m^\top (\Sigma + I)^{-1} m\), with the distance \(d_k\) to the k-th nearest
-    ID image between penultimate features of length 1 and dimension D, and with \(m\) the smallest
-    and largest value of each block's map and of the logits, standardised and made normal by the
-    Yeo-Johnson transform.
+    This is \(-D \log d_k^2 - m^\top (\Sigma + I)^{-1} m\). \(d_k\) is the distance to the k-th
+    nearest ID image, between penultimate features of length 1 and dimension D. \(m\) holds the
+    smallest and the largest value of each block's map and of the logits, standardised and made
+    normal by the Yeo-Johnson transform.
 
     Args:
-        k: which neighbour.
-        bank_size: number of ID images to keep, chosen by hashed index; None keeps all.
+        k: Rank of the neighbour that counts.
+        bank_size: Number of ID images to keep, chosen by hashed index. None keeps all.
 
     Raises:
-        ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
+        ValueError: If `k` is below 1; in `fit`, if there are fewer images than `k`.
 
     Source:
         Rajasekaran et al., "CombOOD: A Semiparametric Approach for Detecting Out-of-distribution
-        Data for Image Classification", SDM 2024, https://arxiv.org/abs/2602.07042, as in
-        https://github.com/rmagesh148/combood. Experimental: its ImageNet rows look exchanged.
+        Data for Image Classification", SDM 2024, https://arxiv.org/abs/2602.07042; code:
+        https://github.com/rmagesh148/combood. Experimental: its ImageNet rows seem exchanged.
     Fitted on:
-        All ID training images, or the bank's share of them; no labels.
+        All ID training images. With `bank_size`, a random part of that size.
+    Needs:
+        Penultimate feature, feature maps of all blocks, logits.
     Differs:
-        The authors read the inputs of all activations; here the outputs of blocks, whose smallest
-        value is constant behind a ReLU, and then says nothing. A transformed extreme is at most
-        1,000 deviations away.
+        Reads the outputs of blocks; the authors read the inputs of all activations. The smallest
+        value of a block that ends in a ReLU is constant and has no effect. A transformed extreme
+        is at most 1,000 deviations away.
     """
 
     def __init__(self, k: int = 50, *, bank_size: int | None = None) -> None:
         super().__init__()
         if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}")
+            raise ValueError(f"expected k of at least 1, got {k}; 50 is usual")
         self.k, self.bank_size = k, bank_size
         self.features, self.extremes = Bank(bank_size), Bank(bank_size)
         self.learns("bank", "power", "mean", "deviation", "precision")
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names the extremes of all blocks."""
+        """Returns all blocks and the reader of their extremes."""
         return [(block, extremes) for block in network.blocks]
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features and extremes."""
+        """Adds features and extremes."""
         self.features.update(F.normalize(seen.feature.float(), dim=1), index)
         self.extremes.update(self._extremes(seen), index)
 
     def fit(self, network: Network) -> None:
-        """Keeps the bank, and fits transform and covariance of the extremes."""
+        """Keeps the bank and fits the transform and covariance of the extremes."""
         bank, row = self.features.compute(), self.extremes.compute()
         check_neighbours(self.k, bank)
         varies = (row.amax(dim=0) > row.amin(dim=0)).double()
         self.mean, deviation = row.mean(dim=0), row.std(dim=0, correction=0)
-        self.deviation = torch.where(varies > 0, deviation, torch.inf)  # a constant says nothing
+        self.deviation = torch.where(varies > 0, deviation, torch.inf)  # drops a constant
         standard = (row - self.mean) / self.deviation
         fitted = PowerTransformer(standardize=False).fit(standard.cpu().numpy())
         self.power = row.new_tensor(fitted.lambdas_).nan_to_num(1.0)
@@ -105,7 +107,7 @@ class CombOOD(Detector):
         return torch.cat([*parts, logits], dim=1).double()
 
     def extra_repr(self) -> str:
-        """Names neighbour and bank."""
+        """Describes all arguments."""
         return f"k={self.k}, bank_size={self.bank_size}"
 
 

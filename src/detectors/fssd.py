@@ -1,4 +1,4 @@
-"""Feature space singularity distance: how far a map is from what noise collapses to."""
+"""FSSD: the distance of a feature map from the mean feature map of noise."""
 
 __all__ = ["FSSD", "SingularityDistance"]
 
@@ -13,12 +13,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from src.detectors.base import Detector, blocks_of
+from src.detectors.base import BlocksDetector
 from src.metrics.statistics import Bank, Moments
 from src.network import ForwardPass, Network, Reader
 
 NOISE_BATCH = 50  # noise images in one forward pass
-LOGREG_ROWS = 10_000  # ID images, chosen by hashed index, and as many of pseudo-OOD
+LOGREG_ROWS = 10_000  # ID images, chosen by hashed index, and as many pseudo-OOD images
 
 
 def rectified_total(feature_map: Tensor) -> Tensor:
@@ -31,9 +31,9 @@ class SingularityDistance:
     """Reads the distance of a block's rectified map from the block's singularity.
 
     Attributes:
-        detector: holds the singularities of all blocks in one vector.
-        start: where this block's begins.
-        stop: where it ends.
+        detector: The detector that holds the singularities of all blocks in one vector.
+        start: First position of this block in the vector.
+        stop: Position after the last one of this block.
     """
 
     detector: "FSSD"
@@ -43,45 +43,47 @@ class SingularityDistance:
     def __call__(self, feature_map: Tensor) -> Tensor:
         """Returns (B,) distances, float32."""
         singularity = self.detector.singularity[self.start : self.stop]
-        distance: Tensor = torch.linalg.vector_norm(
-            feature_map.float().relu().flatten(1) - singularity, dim=1
-        )
+        difference = feature_map.float().relu().flatten(1) - singularity
+        distance: Tensor = torch.linalg.vector_norm(difference, dim=1)
         return distance
 
 
-class FSSD(Detector):
+class FSSD(BlocksDetector):
     r"""Distance of feature maps from the singularity, the mean feature map of noise images.
 
-    \(\mathrm{FSSD}_l(x) = \|F_l(x) - F_l^*\|_2\) for the rectified map of each block, with
-    \(F_l^*\) the mean over noise, uniform in \([-0.5, 0.5]\) as the network's normalised input.
+    \(\mathrm{FSSD}_l(x) = \|F_l(x) - F_l^*\|_2\) for the rectified map of each block \(l\), where
+    \(F_l^*\) is the mean over noise images, uniform in \([-0.5, 0.5]\) as normalised input.
 
     Args:
-        blocks: module paths; None for all blocks.
-        combine: "zscore", the mean over blocks of the distance standardised on ID images; "last",
-            the last block's distance; "logreg", the log odds of a logistic regression on all
-            distances that tells ID from pseudo-OOD images.
-        noise_images: how many make the singularity.
-        seed: of the noise.
-        step: of the image, in [0, 1], along the standardised gradient towards the singularity,
-            for each block separately, which costs a forward pass, and for each block one more and
-            a backward pass; 0 for none.
-        pseudo_ood: of "logreg": (B, C, H, W) images and (B,) indices -> images.
+        blocks: Module paths. None takes all blocks.
+        combine: "zscore" takes the mean over blocks of the distance standardised on ID images;
+            "last" takes the distance in the last block; "logreg" takes the log odds of a logistic
+            regression on all distances that separates ID from pseudo-OOD images.
+        noise_images: Number of noise images that define the singularity.
+        seed: Seed of the noise.
+        step: Step in units of the image, in [0, 1], along the standardised gradient towards the
+            singularity, for each block separately. 0 takes none.
+        pseudo_ood: Function of (B, C, H, W) images and (B,) indices that returns pseudo-OOD
+            images. Only `combine="logreg"` takes it.
 
     Raises:
-        ValueError: if `combine` is unknown, or there is no noise, or a step below 0, or "logreg"
-            without pseudo-OOD images, or these without "logreg".
+        ValueError: If an argument is out of range, or `pseudo_ood` does not suit `combine`.
 
     Source:
         Huang et al., "Feature Space Singularity for Out-of-Distribution Detection", SafeAI 2021,
         https://arxiv.org/abs/2011.14654; https://github.com/megvii-research/FSSD_OoD_Detection.
     Fitted on:
-        "zscore": all ID training images; "logreg": 10,000 of them, and the pseudo-OOD images made
-        from them; "last": none. No labels.
+        All ID training images. "logreg" takes 10,000 of them and as many pseudo-OOD images made
+        from them; "last" takes none.
+    Needs:
+        Feature maps of blocks.
+    Extra passes:
+        With `step`: one forward pass, and one forward and one backward pass for each block.
+        "logreg" adds one forward pass while fitting.
     Differs:
-        The authors combine blocks by logistic regression, and choose the step, on test images of
-        the very OOD set under test. They standardise the gradient over the whole batch, here over
-        each image. Experimental: "zscore", and "last" as a score of its own. The singularity is
-        found once: weights that change later need a new detector.
+        The authors fit the regression and choose the step on test images of the OOD set under
+        test, and standardise the gradient over the whole batch. "zscore", and "last" as a score of
+        its own, are experimental. If the weights change later, build a new detector.
     """
 
     singularity: Tensor
@@ -96,9 +98,11 @@ class FSSD(Detector):
         step: float = 0.0,
         pseudo_ood: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(blocks)
         if combine not in ("zscore", "last", "logreg"):
-            raise ValueError(f"expected combine 'zscore', 'last' or 'logreg', got {combine!r}")
+            raise ValueError(
+                f"expected combine 'zscore', 'last' or 'logreg', got {combine!r}; choose one"
+            )
         if noise_images < 1 or step < 0:
             raise ValueError(
                 "expected at least one noise image and a step of at least 0, got "
@@ -109,7 +113,6 @@ class FSSD(Detector):
                 "expected pseudo_ood with combine='logreg' and not otherwise, got "
                 f"combine={combine!r}, pseudo_ood={pseudo_ood!r}; the jigsaw is one choice"
             )
-        self.blocks = None if blocks is None else tuple(blocks)
         self.combine, self.noise_images, self.seed = combine, noise_images, seed
         self.step, self.pseudo_ood = step, pseudo_ood
         self.moments, self.bank = Moments(), Bank(LOGREG_ROWS, seed=seed)
@@ -117,27 +120,36 @@ class FSSD(Detector):
 
     @property
     def is_fitted_on_data(self) -> bool:
-        """Whether several blocks are to be combined."""
+        """Whether several blocks are combined."""
         return self.combine != "last"
 
-    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names the distances; the first time, one more forward pass finds the singularity."""
-        blocks = self._blocks(network)
+    def prepare(self, network: Network) -> None:
+        """Computes the singularity, unless it is known: forward passes of the noise images.
+
+        Raises:
+            ValueError: If the known singularity belongs to another network or to other blocks.
+        """
+        blocks = self.blocks_of(network)
         if self._buffers["singularity"] is None:
             self.singularity = self._mean_of_noise(network, blocks)
-        ends = list(accumulate((prod(network.places[b].shape) for b in blocks), initial=0))
-        if ends[-1] != len(self.singularity):
+        size = sum(prod(network.places[block].shape) for block in blocks)
+        if size != len(self.singularity):
             raise ValueError(
-                f"expected maps of {len(self.singularity)} values, as those of the singularity "
-                f"that was found or loaded, got {ends[-1]}; use the same network and blocks"
+                f"expected maps of {len(self.singularity)} values, as in the singularity that was "
+                f"computed or loaded, got {size}; use the same network and blocks"
             )
+
+    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
+        """Returns the blocks and the readers of their distances; `prepare` must run before."""
+        blocks = self.blocks_of(network)
+        ends = accumulate((prod(network.places[b].shape) for b in blocks), initial=0)
         return tuple(
             (block, SingularityDistance(self, start, stop))
             for block, (start, stop) in zip(blocks, pairwise(ends), strict=True)
         )
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in distances; "logreg": one more forward pass, of pseudo-OOD images."""
+        """Adds distances; "logreg" runs one more forward pass, of pseudo-OOD images."""
         distance = self._distance(seen)
         if self.combine == "zscore":
             self.moments.update(distance)
@@ -147,11 +159,11 @@ class FSSD(Detector):
             self.bank.update(torch.stack([distance, other], dim=1), index)
 
     def fit(self, network: Network) -> None:
-        """Finds how the distances are combined."""
+        """Computes the weights of the distances."""
         if self.combine == "zscore":
             moments = self.moments.compute()
             spread = moments.covariance.diagonal().clamp_min(0).sqrt()
-            # a block whose distance is the same for all ID images counts in its own units
+            # a block with the same distance for all ID images is not rescaled
             spread = torch.where(spread > 1e-7 * moments.mean, spread, 1)
             self.weight = 1 / spread / len(spread)
             self.bias = -(moments.mean * self.weight).sum()
@@ -165,8 +177,9 @@ class FSSD(Detector):
             return distance[:, 0]
         return distance @ self.weight + self.bias
 
-    def _blocks(self, network: Network) -> tuple[str, ...]:
-        blocks = blocks_of(network, self.blocks)
+    def blocks_of(self, network: Network) -> tuple[str, ...]:
+        """Returns the module paths of the blocks that count, in execution order."""
+        blocks = super().blocks_of(network)
         return blocks[-1:] if self.combine == "last" else blocks
 
     @torch.inference_mode(False)
@@ -177,7 +190,9 @@ class FSSD(Detector):
         generator = torch.Generator().manual_seed(self.seed)
         noise = (torch.randint(0, 255, shape, generator=generator) - 127.5) / 255
         read = [(block, rectified_total) for block in blocks]
-        mode = {module: module.training for module in network.modules()}  # some may be frozen
+        mode = {
+            module: module.training for module in network.modules()
+        }  # single modules may be frozen
         network.eval()
         total = torch.zeros((), dtype=torch.float64, device=network.mean.device)
         try:
@@ -191,7 +206,8 @@ class FSSD(Detector):
         return (total / self.noise_images).float()
 
     def _distance(self, seen: ForwardPass) -> Tensor:
-        """Returns (B, L) distances in float64, after a step if there is one."""
+        """Returns (B, L) distances in float64, after the step if there is one."""
+        self.prepare(seen.network)
         pairs = tuple(self.reads(seen.network))
         if self.step == 0:
             return torch.stack([seen.read(*pair) for pair in pairs], dim=1).double()
@@ -203,12 +219,12 @@ class FSSD(Detector):
         return torch.stack(column, dim=1).double()
 
     def _moved(self, seen: ForwardPass, pairs: Sequence[tuple[str, Reader]]) -> list[Tensor]:
-        """Returns for each block the images, nearer to its singularity."""
+        """Returns, for each block, the images moved towards its singularity."""
         gradients = [seen.gradient(methodcaller("read", *pair)) for pair in pairs]
         return [seen.image - self.step * standardised(g * seen.network.std) for g in gradients]
 
     def extra_repr(self) -> str:
-        """Names all arguments."""
+        """Describes all arguments."""
         return (
             f"blocks={self.blocks!r}, combine={self.combine!r}, noise_images={self.noise_images}, "
             f"seed={self.seed}, step={self.step}, pseudo_ood={self.pseudo_ood!r}"
@@ -216,7 +232,7 @@ class FSSD(Detector):
 
 
 def standardised(gradient: Tensor) -> Tensor:
-    """Returns (B, C, H, W) gradients of mean 0 and deviation 1 in each image; 0 where constant."""
+    """Returns (B, C, H, W) gradients of mean 0 and deviation 1 per image; 0 if constant."""
     dims = (1, 2, 3)
     centred = gradient - gradient.mean(dim=dims, keepdim=True)
     spread = centred.square().mean(dim=dims, keepdim=True).sqrt()
@@ -224,7 +240,7 @@ def standardised(gradient: Tensor) -> Tensor:
 
 
 def log_odds(distance: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns (L,) weights and () bias that tell (N, 2, L) ID, pseudo-OOD distances apart."""
+    """Returns (L,) weights and () bias that separate (N, 2, L) ID and pseudo-OOD distances."""
     row = distance.flatten(0, 1).cpu().numpy()  # ID and pseudo-OOD in turn
     mean, spread = row.mean(axis=0), row.std(axis=0)
     spread[spread == 0] = 1

@@ -9,27 +9,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.detectors.base import Detector, FeatureDetector
+from src.detectors.base import BlocksDetector, FeatureDetector, mean_pool
 from src.metrics.statistics import ClassMoments, Gaussian
 from src.network import ForwardPass, Network, Reader
 
-# of the largest variance plus squared mean, from whose sums rounding leaves that much and no more:
-# directions below it never varied, and are left out
+# relative to the largest variance plus squared mean: what rounding leaves of a constant direction,
+# which is dropped
 SMALLEST_VARIANCE = 1e-12
 
 
 def whitening(gaussian: Gaussian) -> Tensor:
-    """Returns (D, R): rows times it have distances in the covariance's pseudo-inverse.
+    """Returns the (D, R) matrix that turns Euclidean distances of rows into Mahalanobis distances.
 
     Raises:
-        ValueError: if nothing varies.
+        ValueError: If every feature is constant.
     """
     variance, direction = torch.linalg.eigh(gaussian.covariance)
     square = gaussian.mean.nan_to_num().square().sum(dim=-1).amax()
     kept = variance > SMALLEST_VARIANCE * (variance[-1].clamp_min(0) + square)
     if not kept.any():
         raise ValueError(
-            "expected features that vary among ID images, got constant ones; give more images or "
+            "expected features that vary among ID images, got constant ones; use more images or "
             "another block"
         )
     whitened: Tensor = direction[:, kept] / variance[kept].sqrt()
@@ -37,7 +37,7 @@ def whitening(gaussian: Gaussian) -> Tensor:
 
 
 def total(within: Gaussian) -> Gaussian:
-    """Returns the moments of all rows from those of the classes."""
+    """Returns the moments of all rows, computed from those of the classes."""
     count = within.count.sum()
     share = (within.count / count)[:, None]
     mean = (share * within.mean).nansum(dim=0)
@@ -48,24 +48,28 @@ def total(within: Gaussian) -> Gaussian:
 class Mahalanobis(FeatureDetector):
     r"""Negative squared Mahalanobis distance to the nearest class mean.
 
-    \(\max_k -(h - \mu_k)^\top \Sigma^{-1} (h - \mu_k)\) with one covariance for all classes.
+    \(\max_k -(h - \mu_k)^\top \Sigma^{-1} (h - \mu_k)\), with one covariance for all classes.
 
     Args:
-        at: a block's module path, "selected", or "each_block"; None for the penultimate feature.
-        normalize: whether features are divided by their length first (Mahalanobis++).
+        at: Module path of a block, "selected" or "each_block". None reads the penultimate
+            feature.
+        normalize: Whether to divide features by their length first (Mahalanobis++).
 
     Raises:
-        ValueError: in `update`, if an image is unlabelled; in `fit`, if the features are constant.
+        ValueError: In `update`, if an image is unlabelled; in `fit`, if the features are constant.
 
     Source:
         Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
-        Adversarial Attacks", NeurIPS 2018, https://arxiv.org/abs/1807.03888, Eq. 2; normalised:
-        Mueller and Hein, "Mahalanobis++", ICML 2025, https://arxiv.org/abs/2505.18032.
+        Adversarial Attacks", NeurIPS 2018, https://arxiv.org/abs/1807.03888, Eq. 2.
+        `normalize`: Mueller and Hein, "Mahalanobis++", ICML 2025,
+        https://arxiv.org/abs/2505.18032.
     Fitted on:
-        All ID training images, with labels; a class without images is left out.
+        All ID training images, with labels. A class without images is ignored.
+    Needs:
+        Penultimate feature, or feature map of a block.
     Differs:
-        One layer, no input step. In a direction that never varied, distances do not count. With
-        one class it is the distance from that class's Gaussian.
+        One layer and no input step. Directions in which ID images do not vary are ignored. With a
+        single class, the score is the distance from the Gaussian of that class.
     """
 
     def __init__(self, at: str | None = None, *, normalize: bool = False) -> None:
@@ -80,11 +84,11 @@ class Mahalanobis(FeatureDetector):
         return F.normalize(feature, dim=1) if self.normalize else feature
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features and labels."""
+        """Adds features and labels."""
         self.moments.update(self.feature(seen), label, seen.network.num_classes)
 
     def fit(self, network: Network) -> None:
-        """Whitens."""
+        """Computes the whitening and the class means."""
         moments = self.moments.compute()
         self.whitening = whitening(moments)
         self.mean = moments.mean[moments.count > 0] @ self.whitening
@@ -98,47 +102,53 @@ class Mahalanobis(FeatureDetector):
         return -self.squared_distance(seen)
 
     def extra_repr(self) -> str:
-        """Says where and how."""
+        """Describes the block and the normalisation."""
         return f"at={self.at!r}, normalize={self.normalize}"
 
 
 def nearest(row: Tensor, mean: Tensor) -> Tensor:
     """Returns (B,) squared distances of rows (B, R) to the nearest of (K, R) means."""
-    centre = mean.mean(dim=0)  # far from the origin, matrix products would lose the distance
+    centre = mean.mean(dim=0)  # without it, rows far from the origin lose their digits
     return torch.cdist(row - centre, mean - centre).amin(dim=1).square()
 
 
 class RMDS(Mahalanobis):
-    r"""Mahalanobis distance relative to that from one Gaussian of all images.
+    r"""Mahalanobis distance relative to the distance from one Gaussian of all images.
 
-    \(\max_k -(d_k - d_0)\) with the squared distances \(d_k\) of `Mahalanobis` and \(d_0\).
+    \(\max_k -(d_k - d_0)\), with the squared distances \(d_k\) of `Mahalanobis` and the squared
+    distance \(d_0\) from the Gaussian of all images.
 
     Args:
-        at: a block's module path, "selected", or "each_block"; None for the penultimate feature.
-        normalize: whether features are divided by their length first (the `++` form).
+        at: Module path of a block, "selected" or "each_block". None reads the penultimate
+            feature.
+        normalize: Whether to divide features by their length first.
 
     Raises:
-        ValueError: as of `Mahalanobis`; in `fit`, if all images are of one class, of which every
-            score would be 0.
+        ValueError: See `Mahalanobis`; also in `fit`, if all images belong to one class, for which
+            every score would be 0.
 
     Source:
-        Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection", 2021,
-        https://arxiv.org/abs/2106.09022.
+        Ren et al., "A Simple Fix to Mahalanobis Distance for Improving Near-OOD Detection",
+        arXiv 2021, https://arxiv.org/abs/2106.09022.
     Fitted on:
         All ID training images, with labels.
+    Needs:
+        Penultimate feature, or feature map of a block.
     """
+
+    compares_classes = True
 
     def __init__(self, at: str | None = None, *, normalize: bool = False) -> None:
         super().__init__(at, normalize=normalize)
         self.learns("background_whitening", "background_mean")
 
     def fit(self, network: Network) -> None:
-        """Whitens within classes and over all of them."""
+        """Computes the whitening within classes and over all images."""
         super().fit(network)
         if len(self.mean) < 2:
             raise ValueError(
-                "expected ID images of at least two classes, got one, from which RMDS cannot tell "
-                "its background apart; use Mahalanobis"
+                "expected ID images of at least two classes, got one, for which RMDS is always 0; "
+                "use Mahalanobis"
             )
         background = total(self.moments.compute())
         self.background_whitening = whitening(background)
@@ -150,74 +160,74 @@ class RMDS(Mahalanobis):
         return nearest(row, self.background_mean) - self.squared_distance(seen)
 
 
-class MultiLayerMahalanobis(Detector):
+class MultiLayerMahalanobis(BlocksDetector):
     r"""Mean over blocks of the Mahalanobis score, each divided by its mean on ID images.
 
-    The squared distance of a training image to its own class mean is the rank of the covariance
-    on average, so that each block counts alike and no OOD image is needed to weigh them.
+    On average, the squared distance of a training image to the mean of its own class is the rank
+    of the covariance. Dividing by the rank gives every block the same weight without OOD images.
 
     Args:
-        blocks: module paths; None for all blocks of the network.
-        normalize: whether features are divided by their length first.
+        blocks: Module paths. None takes all blocks.
+        normalize: Whether to divide features by their length first.
 
     Raises:
-        ValueError: if `blocks` is empty; else as of `Mahalanobis`.
+        ValueError: See `Mahalanobis`.
 
     Source:
-        Lee et al., NeurIPS 2018, https://arxiv.org/abs/1807.03888, section 2.2.
+        Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+        Adversarial Attacks", NeurIPS 2018, https://arxiv.org/abs/1807.03888, section 2.2.
     Fitted on:
         All ID training images, with labels.
+    Needs:
+        Feature maps of blocks.
     Differs:
-        The paper weighs layers by logistic regression on OOD images, and adds an input step.
+        The paper weighs layers by logistic regression on OOD images and adds an input step.
     """
 
     def __init__(self, blocks: Sequence[str] | None = None, *, normalize: bool = False) -> None:
-        super().__init__()
-        self.blocks = None if blocks is None else tuple(blocks)
-        if self.blocks == ():
-            raise ValueError("expected at least one block, got none; blocks=None takes all")
+        super().__init__(blocks)
         self.normalize = normalize
         self.layers = nn.ModuleList()
 
-    def of_blocks(self, network: Network) -> list[Mahalanobis]:
-        """Returns one detector per block, made when the network is first seen."""
-        blocks = network.blocks if self.blocks is None else self.blocks
-        self._have(len(blocks))
+    def layers_of(self, network: Network) -> list[Mahalanobis]:
+        """Returns one detector per block; the first call creates them."""
+        blocks = self.blocks_of(network)
+        self._create(len(blocks))
         layers = cast(list[Mahalanobis], list(self.layers))
         for layer, block in zip(layers, blocks, strict=True):
-            layer.at = network.block(block)
+            layer.at = block
         return layers
 
-    def _have(self, count: int) -> None:
+    def _create(self, count: int) -> None:
         while len(self.layers) < count:
             self.layers.append(Mahalanobis(normalize=self.normalize))
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         saved = [key for key in state_dict if key.startswith(f"{prefix}layers.")]
-        self._have(len({key.removeprefix(f"{prefix}layers.").split(".")[0] for key in saved}))
+        self._create(len({key.removeprefix(f"{prefix}layers.").split(".")[0] for key in saved}))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names the means of the blocks' maps."""
-        return [pair for layer in self.of_blocks(network) for pair in layer.reads(network)]
+        """Returns the blocks and the reader of their spatial means."""
+        return tuple((block, mean_pool) for block in self.blocks_of(network))
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in the features of each block."""
-        for layer in self.of_blocks(seen.network):
+        """Adds the features of each block."""
+        for layer in self.layers_of(seen.network):
             layer.update(seen, label, index)
 
     def fit(self, network: Network) -> None:
         """Fits each block."""
-        for layer in self.of_blocks(network):
+        for layer in self.layers_of(network):
             layer.fit(network)
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) negative relative distances; about -1 for ID images."""
         relative = [
-            layer.score(seen) / layer.whitening.shape[1] for layer in self.of_blocks(seen.network)
+            layer.score(seen) / layer.whitening.shape[1] for layer in self.layers_of(seen.network)
         ]
         return torch.stack(relative).mean(dim=0)
 
     def extra_repr(self) -> str:
-        """Says where and how."""
-        return f"blocks={self.blocks!r}, normalize={self.normalize}"
+        """Describes the blocks and the normalisation."""
+        return f"{super().extra_repr()}, normalize={self.normalize}"

@@ -1,4 +1,4 @@
-"""Gram matrices: does an image correlate channels as training images of its class do?"""
+"""Gram matrices: compares the channel correlations of an image with those of its class."""
 
 __all__ = ["Gram", "GramRows"]
 
@@ -9,27 +9,27 @@ import torch
 from torch import Tensor
 
 from src.counter_random import random_bits
-from src.detectors.base import Detector, blocks_of
+from src.detectors.base import BlocksDetector
 from src.metrics.statistics import Bank, ClassExtrema
 from src.network import ForwardPass, Network, Reader
 
-HELD_OUT_EVERY = 10  # one training image of ten, by hashed index, tells how far ID images deviate
-HELD_OUT_ROWS = 1000  # at most so many of them; a row holds powers x channels numbers
-CACHE_ELEMENTS = 2**18  # on a CPU, the copies that are made of so many values stay in the cache
-SMALLEST = 1e-6  # of an extremum that a deviation is relative to, as in the official code
-SMALLEST_MEAN = 1e-7  # added to a block's mean deviation, likewise
+HELD_OUT_EVERY = 10  # one training image in ten, by hashed index, measures how ID images deviate
+HELD_OUT_ROWS = 1000  # the most that are kept; a row holds powers x channels numbers
+CACHE_ELEMENTS = 2**18  # on a CPU, copies of this many values stay in the cache
+SMALLEST = 1e-6  # added to the extremum that divides a deviation, as in the official code
+SMALLEST_MEAN = 1e-7  # added to the mean deviation of a block, as in the official code
 
 
 @dataclass(frozen=True)
 class GramRows:
     r"""Reads the row sums \(G^p_i = (\sum_j \langle F_i^p, F_j^p \rangle)^{1/p}\) of a map.
 
-    The sum over \(j\) comes first, \(\langle F_i^p, \sum_j F_j^p \rangle\), and no C x C matrix is
-    made. Every position is scaled by its strongest channel and every channel by its strongest
-    product, which the root gives back: no power overflows or vanishes, in float32.
+    The sum over \(j\) comes first, \(\langle F_i^p, \sum_j F_j^p \rangle\): no C x C matrix is
+    built. Positions are scaled by their strongest channel and channels by their strongest
+    product, and the root restores the scale: no power overflows or vanishes in float32.
 
     Attributes:
-        powers: p, of which there are P.
+        powers: The P powers p.
     """
 
     powers: tuple[int, ...]
@@ -43,7 +43,7 @@ class GramRows:
         return torch.cat([self._rows(piece.float().flatten(2)) for piece in pieces])
 
     def _rows(self, feature: Tensor) -> Tensor:
-        tiny = torch.finfo(feature.dtype).tiny  # 0 / tiny is 0, where nothing is active
+        tiny = torch.finfo(feature.dtype).tiny  # 0 / tiny is 0 where no channel is active
         strongest = feature.abs().amax(dim=1, keepdim=True)
         channel, product = feature / strongest.clamp_min(tiny), feature * strongest
         scale = product.abs().amax(dim=2)
@@ -60,44 +60,46 @@ class GramRows:
 
 
 class HeldOut(Bank):
-    """A bank that may stay empty: of few images none may be held out."""
+    """A bank that may stay empty, since a few images may leave none to hold out."""
 
     def compute(self) -> Tensor:
         """Returns the (N, ...) rows; N may be 0."""
         return self._chosen()[0]
 
 
-class Gram(Detector):
+class Gram(BlocksDetector):
     r"""Deviation of channel correlations from their range in training images of the same class.
 
-    With \(x\) one of the numbers \(G^p_i\) of `GramRows`, and \(a, b\) its extrema over training
-    images predicted as the same class, \(\delta = \sum_x \mathrm{relu}(a - x) / |a| +
-    \mathrm{relu}(x - b) / |b|\) over all of a block's \(p\) and \(i\). The score is
-    \(-\sum_l \delta_l / \mathbb{E}[\delta_l] \, / \max_k p_k\), the mean being that of held-out
+    Let \(x\) be one of the numbers \(G^p_i\) of `GramRows`, and \(a, b\) its extrema over training
+    images predicted as the same class. Then \(\delta = \sum_x \mathrm{relu}(a - x) / |a| +
+    \mathrm{relu}(x - b) / |b|\) over all \(p\) and \(i\) of a block. The score is
+    \(-\sum_l \delta_l / \mathbb{E}[\delta_l] \, / \max_k p_k\), with the mean over held-out
     training images.
 
     Args:
-        blocks: module paths; None for all blocks.
-        powers: p, integers of at least 1; the paper has 1 to 10.
-        seed: of which images are held out.
+        blocks: Module paths. None takes all blocks.
+        powers: The powers p, integers of at least 1. The paper takes 1 to 10.
+        seed: Seed of the choice of held-out images.
 
     Raises:
-        ValueError: if powers are missing or not integers above zero.
+        ValueError: If `powers` is empty or holds anything but positive integers.
 
     Source:
         Sastry and Oore, "Detecting Out-of-Distribution Examples with Gram Matrices", ICML 2020,
         https://arxiv.org/abs/1912.12510; the authors' code,
         https://github.com/VectorInstitute/gram-ood-detection, sums whole rows before the root.
     Fitted on:
-        ID training images by predicted class, no labels; a tenth, of which at most 1,000 count,
-        chosen by hashed index, is kept out of the extrema.
+        All ID training images. They are grouped by predicted class. A tenth, chosen by hashed
+        index, is held out of the extrema; at most 1,000 of these define the mean deviations.
+    Needs:
+        Feature maps of blocks, logits.
     Differs:
-        Blocks, where the authors take the output of every convolution and activation. Extrema are
-        those of all classes for a class never predicted in training. The authors average
-        deviations over held-out test images and after the division by confidence; OpenOOD's
-        corrected code, as here, over training images and before, but it groups these by label.
-        |a| and |b| grow by 1e-6 here; the authors take |a + 1e-6|. If no image is held out, all
-        blocks weigh the same.
+        Reads blocks; the authors read the output of every convolution and activation. A class
+        that is never predicted in training takes the extrema of all classes. The authors average
+        deviations over held-out test images, after the division by confidence. OpenOOD's corrected
+        code averages over training images before that division, as here, but groups the images by
+        label. Divides by |a| + 1e-6; the authors divide by |a + 1e-6|. If no image is held out,
+        all blocks have the same weight.
     """
 
     def __init__(
@@ -107,30 +109,29 @@ class Gram(Detector):
         powers: Sequence[int] = (1, 2, 3, 4, 5),
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(blocks)
         if not powers or any(power < 1 or power != int(power) for power in powers):
             raise ValueError(
                 f"expected powers that are integers above zero, got {tuple(powers)}; "
                 "1 to 5 are usual"
             )
-        self.blocks = None if blocks is None else tuple(blocks)
         self.rows, self.seed = GramRows(tuple(map(int, powers))), seed
         self.extrema, self.bank = ClassExtrema(), HeldOut(HELD_OUT_ROWS, seed=seed)
         self.learns("smallest", "largest", "usual")
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names the row sums of the blocks' maps."""
-        return tuple((block, self.rows) for block in blocks_of(network, self.blocks))
+        """Returns the blocks and the reader of the row sums of their maps."""
+        return tuple((block, self.rows) for block in self.blocks_of(network))
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in row sums."""
+        """Adds row sums."""
         row, predicted = self._row(seen), seen.logits.argmax(dim=1)
         held = random_bits(index, 1, seed=self.seed)[:, 0] % HELD_OUT_EVERY == 0
         self.extrema.update(row[~held], predicted[~held], seen.logits.shape[1])
         self.bank.update(torch.cat([row, predicted[:, None]], dim=1)[held], index[held])
 
     def fit(self, network: Network) -> None:
-        """Finds the extrema, and the mean deviation of each block."""
+        """Computes the extrema and the mean deviation of each block."""
         smallest, largest = self.extrema.compute()
         self.smallest = torch.where(smallest.isfinite(), smallest, smallest.amin(dim=0))
         self.largest = torch.where(largest.isfinite(), largest, largest.amax(dim=0))
@@ -152,9 +153,9 @@ class Gram(Detector):
         return torch.cat([seen.read(block, rows).flatten(1) for block, rows in pairs], dim=1)
 
     def _sizes(self, network: Network) -> list[int]:
-        """Returns how many numbers each block gives."""
-        blocks = blocks_of(network, self.blocks)
-        return [len(self.rows.powers) * network.places[block].shape[0] for block in blocks]
+        """Returns the number of values that each block gives."""
+        channels = [network.places[block].shape[0] for block in self.blocks_of(network)]
+        return [len(self.rows.powers) * count for count in channels]
 
     def _deviation(self, row: Tensor, predicted: Tensor, sizes: list[int]) -> Tensor:
         """Returns the (B, L) deviation in each block."""
@@ -166,5 +167,5 @@ class Gram(Detector):
         return torch.stack([part.sum(dim=1) for part in parts], dim=1)
 
     def extra_repr(self) -> str:
-        """Names blocks, powers and seed."""
-        return f"blocks={self.blocks!r}, powers={self.rows.powers}, seed={self.seed}"
+        """Describes all arguments."""
+        return f"{super().extra_repr()}, powers={self.rows.powers}, seed={self.seed}"

@@ -1,4 +1,4 @@
-"""Hyperdimensional feature fusion: pooled maps of all blocks, bundled into one vector."""
+"""HDFF: hyperdimensional feature fusion of the pooled maps of several blocks."""
 
 __all__ = ["HDFF", "orthonormal_rows"]
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.detectors.base import Detector, blocks_of
+from src.detectors.base import BlocksDetector
 from src.metrics.statistics import ClassSums
 from src.network import ForwardPass, Network, Reader
 
@@ -31,46 +31,48 @@ READER: dict[str, Reader] = {"max": max_and_mean, "mean": mean_and_mean}
 
 
 def orthonormal_rows(channels: Sequence[int], hd_dim: int, *, seed: int) -> Tensor:
-    """Returns random (sum of channels, hd_dim) projections, rows orthonormal within a block.
+    """Returns random (sum of channels, hd_dim) projections with orthonormal rows in each block.
 
-    They are a function of the arguments alone, and float32.
+    They depend on the arguments alone and are float32.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(hd_dim, size, generator=generator) for size in channels]
     return torch.cat([torch.linalg.qr(part).Q.mT for part in noise])
 
 
-class HDFF(Detector):
-    r"""Largest cosine between an image's bundled features and those of a class of ID images.
+class HDFF(BlocksDetector):
+    r"""Largest cosine between the fused features of an image and those of a class of ID images.
 
-    \(y(x) = \sum_l \mathrm{pool}(F_l(x) - m_l) P_l\), with \(m_l\) the mean of block \(l\) over ID
-    images and \(P_l\) a random projection to `hd_dim` dimensions with orthonormal rows; the class
-    vector \(d_k\) is the sum of \(y\) over ID images of class \(k\), and the score is
+    \(y(x) = \sum_l \mathrm{pool}(F_l(x) - m_l) P_l\), where \(m_l\) is the mean of block \(l\)
+    over ID images and \(P_l\) a random projection to `hd_dim` dimensions with orthonormal rows.
+    The class vector \(d_k\) is the sum of \(y\) over ID images of class \(k\), and the score is
     \(\max_k \cos(y(x), d_k)\).
 
     Only inner products of the projections matter, \(\langle y, y' \rangle = u P P^T u'^T\) for the
-    concatenated features \(u\), so \(P P^T\) alone is held and saved, which gives the very same
-    cosines without hyperdimensional vectors. As `hd_dim` grows it tends to the identity.
+    concatenated features \(u\). The detector therefore keeps \(P P^T\) alone, which gives the same
+    cosines without hyperdimensional vectors and tends to the identity as `hd_dim` grows.
 
     Args:
-        blocks: module paths; None for all blocks.
-        pool: "max" or "mean" over positions.
-        hd_dim: dimensions of the projection, 10,000 in the paper; None for the limit of many, the
-            concatenation of all blocks, which needs no random numbers.
-        seed: of the projections.
+        blocks: Module paths. None takes all blocks.
+        pool: How to pool over positions: "max" or "mean".
+        hd_dim: Number of dimensions of the projection, 10,000 in the paper. None takes the limit
+            of infinitely many, the concatenation of all blocks, without random numbers.
+        seed: Seed of the projections.
 
     Raises:
-        ValueError: if `pool` is neither, a block has more channels than `hd_dim`, or an image is
+        ValueError: If `pool` is unknown, a block has more channels than `hd_dim`, or an image is
             unlabelled.
 
     Source:
         Wilson, Fischer, Sünderhauf and Dayoub, "Hyperdimensional Feature Fusion for
         Out-of-Distribution Detection", WACV 2023, https://arxiv.org/abs/2112.05341.
     Fitted on:
-        All ID training images, by label. A class without images takes no part.
+        All ID training images, with labels. A class without images is ignored.
+    Needs:
+        Feature maps of blocks.
     Differs:
-        The authors' code hooks every convolution and activation as well, leaves out the last
-        partial batch, and keeps dropout active in scoring. Their dimension is 10,000; here it is
+        The authors' code also reads every convolution and activation, drops the last partial
+        batch, and keeps dropout active while scoring. Their dimension is 10,000; here it is
         infinite by default.
     """
 
@@ -82,33 +84,42 @@ class HDFF(Detector):
         hd_dim: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(blocks)
         if pool not in READER:
             raise ValueError(f"expected pool 'max' or 'mean', got {pool!r}; choose one")
-        self.blocks = None if blocks is None else tuple(blocks)
         self.pool, self.hd_dim, self.seed = pool, hd_dim, seed
         self.sums = ClassSums()
         self.learns("mean", "prototype", "overlap")
 
-    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
-        """Names the pooled maps."""
-        blocks = blocks_of(network, self.blocks)
-        for block in blocks:
-            channels = network.places[block].shape[0]
+    def check(self, network: Network) -> None:
+        """Checks that the blocks exist and have no more channels than dimensions.
+
+        Raises:
+            ValueError: If the blocks or `hd_dim` do not fit the network.
+        """
+        super().check(network)
+        for block in self.blocks or network.blocks:
+            if block == "selected" and network.selected is None:
+                continue
+            channels = network.places[network.block(block)].shape[0]
             if self.hd_dim is not None and self.hd_dim < channels:
                 raise ValueError(
                     f"expected hd_dim of at least {channels}, the channels of {block!r}, got "
-                    f"{self.hd_dim}; raise it, or leave None for the exact limit"
+                    f"{self.hd_dim}; raise it, or set hd_dim=None for the exact limit"
                 )
-        return tuple((block, READER[self.pool]) for block in blocks)
+
+    def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
+        """Returns the blocks and the reader of their pooled maps."""
+        return tuple((block, READER[self.pool]) for block in self.blocks_of(network))
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in pooled maps."""
+        """Adds pooled maps."""
         row = torch.cat(self._pooled(seen), dim=1)
         self.sums.update(row, label, seen.logits.shape[1])
 
     def fit(self, network: Network) -> None:
-        """Finds the blocks' means, the class vectors, and the projections' inner products."""
+        """Computes the block means, class vectors, and inner products of the projections."""
+        self.check(network)
         channels = [network.places[block].shape[0] for block, _ in self.reads(network)]
         sums = self.sums.compute()
         count = sums.count
@@ -125,7 +136,7 @@ class HDFF(Detector):
         self.prototype = torch.where(length > 0, projected / length, 0).mT.contiguous()
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) cosines; 0 for an image that is the mean itself."""
+        """Returns (B,) cosines; 0 for an image that equals the mean."""
         feature = F.normalize(self._pooled(seen)[0].double() - self.mean)
         cosine = (feature @ self.prototype).amax(dim=1)
         if self.hd_dim is None:
@@ -135,13 +146,12 @@ class HDFF(Detector):
         return torch.where(square > 0, cosine / square.double().sqrt(), 0)
 
     def _pooled(self, seen: ForwardPass) -> tuple[Tensor, Tensor]:
-        """Returns the (B, sum of channels) pooled maps, and the (B, L) means of the maps."""
+        """Returns the (B, sum of channels) pooled maps and the (B, L) means of the maps."""
         parts = [seen.read(block, reader) for block, reader in self.reads(seen.network)]
         feature = torch.cat([part[:, :-1] for part in parts], dim=1)
         return feature, torch.stack([part[:, -1] for part in parts], dim=1)
 
     def extra_repr(self) -> str:
-        """Names all arguments."""
-        return (
-            f"blocks={self.blocks!r}, pool={self.pool!r}, hd_dim={self.hd_dim}, seed={self.seed}"
-        )
+        """Describes all arguments."""
+        blocks = super().extra_repr()
+        return f"{blocks}, pool={self.pool!r}, hd_dim={self.hd_dim}, seed={self.seed}"

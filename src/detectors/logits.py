@@ -1,4 +1,4 @@
-"""Detectors that score the logits, or logits and feature alike, without a fit."""
+"""Detectors that score the logits, or the logits and the feature, without a fit."""
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "GradNorm", "MaxLogit", "log_probability"]
 
@@ -9,18 +9,26 @@ from src.network import ForwardPass
 
 
 class MSP(Detector):
-    r"""Maximum softmax probability, \(\max_k p_k\), in float64, where it does not saturate early.
+    r"""Maximum softmax probability.
+
+    This is \(\max_k p_k\), computed in float64, where it saturates later than in float32.
 
     Args:
-        temperature: T, above zero, by which the logits are divided.
+        temperature: Temperature by which the logits are divided, above zero.
 
     Raises:
-        ValueError: if the temperature is not above zero.
+        ValueError: If the temperature is not above zero.
 
     Source:
         Hendrycks and Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
         Examples in Neural Networks", ICLR 2017, https://arxiv.org/abs/1610.02136.
+    Fitted on:
+        Nothing.
+    Needs:
+        Logits.
     """
+
+    compares_classes = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -31,16 +39,20 @@ class MSP(Detector):
         return log_probability(seen.logits / self.temperature).exp().amax(dim=1)
 
     def extra_repr(self) -> str:
-        """Names the temperature."""
+        """Describes the temperature."""
         return f"temperature={self.temperature}"
 
 
 class MaxLogit(Detector):
-    r"""Largest logit, \(\max_k l_k\).
+    """The largest logit.
 
     Source:
         Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings",
         ICML 2022, https://arxiv.org/abs/1911.11132.
+    Fitted on:
+        Nothing.
+    Needs:
+        Logits.
     """
 
     def score(self, seen: ForwardPass) -> Tensor:
@@ -49,17 +61,23 @@ class MaxLogit(Detector):
 
 
 class Energy(Detector):
-    r"""Negative free energy, \(T \log \sum_k \exp(l_k / T)\).
+    r"""Negative free energy of the logits.
+
+    This is \(T \log \sum_k \exp(l_k / T)\), the log of the sum of exponentials.
 
     Args:
-        temperature: T, above zero.
+        temperature: Temperature T, above zero.
 
     Raises:
-        ValueError: if the temperature is not above zero.
+        ValueError: If the temperature is not above zero.
 
     Source:
         Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020,
         https://arxiv.org/abs/2010.03759, Eq. 4.
+    Fitted on:
+        Nothing.
+    Needs:
+        Logits.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:
@@ -71,17 +89,25 @@ class Energy(Detector):
         return self.temperature * (seen.logits / self.temperature).logsumexp(dim=1)
 
     def extra_repr(self) -> str:
-        """Names the temperature."""
+        """Describes the temperature."""
         return f"temperature={self.temperature}"
 
 
 class Entropy(Detector):
-    r"""Negative entropy of the probabilities, \(\sum_k p_k \log p_k\), in float64.
+    r"""Negative entropy of the probabilities.
+
+    This is \(\sum_k p_k \log p_k\), computed in float64.
 
     Source:
-        As a score of its own in Macêdo et al., "Entropic Out-of-Distribution Detection", 2019,
-        https://arxiv.org/abs/1908.05569.
+        Macêdo et al., "Entropic Out-of-Distribution Detection", arXiv 2019,
+        https://arxiv.org/abs/1908.05569, as a score of its own.
+    Fitted on:
+        Nothing.
+    Needs:
+        Logits.
     """
+
+    compares_classes = True
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) negative entropies in [-log K, 0]."""
@@ -90,19 +116,27 @@ class Entropy(Detector):
 
 
 class GEN(Detector):
-    r"""Generalised entropy, \(-\sum_{k \le M} p_k^\gamma (1 - p_k)^\gamma\) of the M largest.
+    r"""Negative generalised entropy of the largest probabilities.
+
+    This is \(-\sum_{k \le M} p_k^\gamma (1 - p_k)^\gamma\) over the M largest probabilities.
 
     Args:
-        gamma: exponent, in (0, 1).
-        largest: M; all classes if there are fewer.
+        gamma: Exponent, in (0, 1).
+        largest: Number M of probabilities; all classes if there are fewer.
 
     Raises:
-        ValueError: if gamma is not within (0, 1) or M is below 1.
+        ValueError: If `gamma` is not within (0, 1) or `largest` is below 1.
 
     Source:
         Liu, Lochman and Zach, "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution
-        Detection", CVPR 2023, Eq. 5, https://github.com/XixiLiu95/GEN.
+        Detection", CVPR 2023, https://github.com/XixiLiu95/GEN, Eq. 5.
+    Fitted on:
+        Nothing.
+    Needs:
+        Logits.
     """
+
+    compares_classes = True
 
     def __init__(self, gamma: float = 0.1, *, largest: int = 100) -> None:
         super().__init__()
@@ -120,28 +154,34 @@ class GEN(Detector):
         return -(kept * (1 - kept).clamp_min(0)).pow(self.gamma).sum(dim=1)
 
     def extra_repr(self) -> str:
-        """Names exponent and number of classes."""
+        """Describes all arguments."""
         return f"gamma={self.gamma}, largest={self.largest}"
 
 
 class GradNorm(Detector):
-    r"""L1 norm of the head's gradient of the cross-entropy with uniform targets, in closed form.
+    r"""L1 norm of the gradient of the head's weights, for uniform targets, in closed form.
 
-    \(\|\partial_W \sum_k -\log p_k\|_1 = \|h\|_1 \sum_k |K p_k - 1| / T\), with
+    \(\|\partial_W \sum_k -\log p_k\|_1 = \|h\|_1 \sum_k |K p_k - 1| / T\), where
     \(p = \mathrm{softmax}(l / T)\).
 
     Args:
-        temperature: T, above zero.
+        temperature: Temperature T, above zero.
 
     Raises:
-        ValueError: if the temperature is not above zero.
+        ValueError: If the temperature is not above zero.
 
     Source:
         Huang, Geng and Li, "On the Importance of Gradients for Detecting Distributional Shifts in
         the Wild", NeurIPS 2021, https://arxiv.org/abs/2110.00218.
+    Fitted on:
+        Nothing.
+    Needs:
+        Logits, penultimate feature.
     Differs:
         The authors run a backward pass for each image. As in their code, the targets sum to K.
     """
+
+    compares_classes = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -154,7 +194,7 @@ class GradNorm(Detector):
         return seen.feature.double().abs().sum(dim=1) * surplus / self.temperature
 
     def extra_repr(self) -> str:
-        """Names the temperature."""
+        """Describes the temperature."""
         return f"temperature={self.temperature}"
 
 
@@ -162,21 +202,21 @@ def log_probability(logits: Tensor) -> Tensor:
     """Returns (B, K) logarithms of the probabilities, in float64.
 
     Raises:
-        ValueError: if there is one class alone, whose probability is always 1.
+        ValueError: If there is a single class, whose probability is always 1.
     """
     if logits.shape[1] < 2:
         raise ValueError(
             "expected a network of at least two classes, got one, whose probability is always 1; "
-            "choose detectors of features, norms or distances"
+            "choose a detector of features, norms or distances"
         )
     return logits.double().log_softmax(dim=1)
 
 
 def checked_temperature(temperature: float) -> float:
-    """Returns the temperature.
+    """Returns the temperature after a check.
 
     Raises:
-        ValueError: if it is not above zero.
+        ValueError: If it is not above zero.
     """
     if temperature <= 0:
         raise ValueError(f"expected a temperature above zero, got {temperature}; 1 is usual")

@@ -1,4 +1,4 @@
-"""Neuron activation coverage: has every neuron been in this state on ID images?"""
+"""NAC: neuron activation coverage, how often ID images bring neurons into the same states."""
 
 __all__ = ["NAC"]
 
@@ -9,11 +9,11 @@ from torchmetrics import Metric
 from src.detectors.base import Detector
 from src.network import ForwardPass, Network
 
-IMAGES = 1000  # the threshold counts images of so many, the number that the authors fit on
+IMAGES = 1000  # the threshold counts images per thousand, the number that the authors fit on
 
 
 class Histogram(Metric):
-    """Counts of each neuron's states in [0, 1], in bins of equal width."""
+    """Counts of the states of each neuron in [0, 1], in bins of equal width."""
 
     is_differentiable = False
     higher_is_better = None
@@ -27,7 +27,7 @@ class Histogram(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def bin_of(self, state: Tensor) -> Tensor:
-        """Returns (B, D) bins; the last one holds 1 as well."""
+        """Returns (B, D) bins; the last bin includes 1."""
         return (state * self.bins).long().clamp_max(self.bins - 1)
 
     def update(self, state: Tensor) -> None:
@@ -41,7 +41,7 @@ class Histogram(Metric):
         """Returns (bins, D) counts.
 
         Raises:
-            RuntimeError: if there was no state.
+            RuntimeError: If there was no state.
         """
         if not self.count.any():
             raise RuntimeError("expected ID images to fit on, got none; call update before fit")
@@ -49,34 +49,38 @@ class Histogram(Metric):
 
 
 class NAC(Detector):
-    r"""Neuron activation coverage: how usual the states of the penultimate neurons are.
+    r"""Neuron activation coverage: how common the states of the penultimate neurons are.
 
-    The state of neuron \(d\) is \(\sigma(\alpha z_d g_d)\), with \(g = W^T (p - 1/K)\) the
-    gradient of the divergence of \(p\) from uniform probabilities. With \(n_{dm}\) of every
-    thousand ID images in bin \(m\) of the neuron, its coverage there is \(\min(n_{dm} / O, 1)\);
-    the score is the mean over neurons of the coverage of their states.
+    The state of neuron \(d\) is \(\sigma(\alpha z_d g_d)\), where \(g = W^T (p - 1/K)\) is the
+    gradient of the divergence of \(p\) from uniform probabilities. If \(n_{dm}\) of every thousand
+    ID images are in bin \(m\) of the neuron, its coverage there is \(\min(n_{dm} / O, 1)\). The
+    score is the mean over neurons of the coverage of their states.
 
     Args:
-        alpha: steepness of the sigmoid, above zero.
-        bins: of the states, at least 2.
-        threshold: O, of every thousand images, above zero.
+        alpha: Steepness of the sigmoid, above zero.
+        bins: Number of bins of the states, at least 2.
+        threshold: Number O of every thousand images that cover a bin in full, above zero.
 
     Raises:
-        ValueError: if an argument is out of its range, or the network has one class alone, where
+        ValueError: If an argument is out of range, or the network has a single class, for which
             all gradients are 0.
 
     Source:
         Liu et al., "Neuron Activation Coverage: Rethinking Out-of-distribution Detection and
-        Generalization", ICLR 2024, https://arxiv.org/abs/2306.02879; defaults: the authors'
+        Generalization", ICLR 2024, https://arxiv.org/abs/2306.02879. The defaults are the authors'
         CIFAR-10 values for this layer, https://github.com/BierOne/ood_coverage, tuned on OOD data.
     Fitted on:
-        Penultimate features of all ID training images; no labels.
+        All ID training images.
+    Needs:
+        Penultimate feature, logits, head.
     Differs:
-        The penultimate layer alone: the authors average over four layers, each with constants of
-        its own, tuned on OOD data, and need a backward pass for three. They fit on 1,000 images;
-        here the threshold grows with the number of images. Their `nac/coverage.py` makes 49
-        intervals of M = 50, and a state that rounds to 1 is covered by none.
+        Reads the penultimate layer alone. The authors average over four layers, each with
+        constants tuned on OOD data, and need a backward pass for three of them. They fit on 1,000
+        images; here the threshold grows with the number of images. Their `nac/coverage.py` makes
+        49 intervals of M = 50, none of which covers a state that rounds to 1.
     """
+
+    compares_classes = True
 
     def __init__(self, *, alpha: float = 100.0, bins: int = 50, threshold: float = 50.0) -> None:
         super().__init__()
@@ -90,11 +94,11 @@ class NAC(Detector):
         self.learns("coverage")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Counts states."""
+        """Adds states."""
         self.histogram.update(self._state(seen))
 
     def fit(self, network: Network) -> None:
-        """Finds the coverage of each bin."""
+        """Computes the coverage of each bin."""
         count = self.histogram.compute()
         share = count.double() * IMAGES / count[:, 0].sum()
         self.coverage = (share / self.threshold).clamp_max(1)
@@ -105,16 +109,11 @@ class NAC(Detector):
 
     def _state(self, seen: ForwardPass) -> Tensor:
         """Returns (B, D) states in [0, 1], float64."""
-        num_classes = seen.logits.shape[1]
-        if num_classes < 2:
-            raise ValueError(
-                "expected a network of at least two classes, whose probabilities can differ from "
-                "uniform ones, got one; leave NAC out"
-            )
-        surplus = seen.logits.double().softmax(dim=1) - 1 / num_classes
+        self.check(seen.network)
+        surplus = seen.logits.double().softmax(dim=1) - 1 / seen.network.num_classes
         gradient = surplus @ seen.network.head.weight.double()
         return (self.alpha * seen.feature.double() * gradient).sigmoid()
 
     def extra_repr(self) -> str:
-        """Names all arguments."""
+        """Describes all arguments."""
         return f"alpha={self.alpha}, bins={self.bins}, threshold={self.threshold}"

@@ -10,13 +10,13 @@ from src.detectors.base import Detector, FeatureDetector
 from src.metrics.statistics import Bank
 from src.network import ForwardPass, Network
 
-SIMILARITIES = 2**24  # of a batch and a chunk of the bank, held at once: 64 MiB
+SIMILARITIES = 2**24  # between a batch and a chunk of the bank, held at once: 64 MiB
 
 
 def nearest_similarities(row: Tensor, bank: Tensor, k: int) -> Tensor:
-    """Returns (B, k) largest inner products of rows (B, D) with a bank (N, D), largest first.
+    """Returns the (B, k) largest inner products of rows (B, D) with a bank (N, D), sorted.
 
-    Memory is bounded: the bank is gone through in chunks.
+    The bank is processed in chunks, which bounds the memory.
     """
     chunk = max(k, SIMILARITIES // max(1, len(row)))
     best = row.new_empty(len(row), 0)
@@ -28,15 +28,15 @@ def nearest_similarities(row: Tensor, bank: Tensor, k: int) -> Tensor:
 
 
 def check_neighbours(k: int, bank: Tensor) -> None:
-    """Refuses more neighbours than there are.
+    """Checks that the bank has enough rows.
 
     Raises:
-        ValueError: if the bank has fewer than `k` rows.
+        ValueError: If the bank has fewer than `k` rows.
     """
     if len(bank) < k:
         raise ValueError(
             f"expected at least k={k} ID images in the bank, got {len(bank)}; "
-            "give more images or a smaller k"
+            "use more images or a smaller k"
         )
 
 
@@ -44,21 +44,25 @@ class KNN(FeatureDetector):
     """Negative distance to the k-th nearest ID image, between features of length 1.
 
     Args:
-        k: which neighbour.
-        bank_size: number of ID images to keep, chosen by hashed index; None keeps all.
-        at: a block's module path, "selected", or "each_block"; None for the penultimate feature.
+        k: Rank of the neighbour that counts.
+        bank_size: Number of ID images to keep, chosen by hashed index. None keeps all.
+        at: Module path of a block, "selected" or "each_block". None reads the penultimate
+            feature.
 
     Raises:
-        ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
+        ValueError: If `k` is below 1; in `fit`, if there are fewer images than `k`.
 
     Source:
         Sun et al., "Out-of-distribution Detection with Deep Nearest Neighbors", ICML 2022,
         https://arxiv.org/abs/2204.06507, Eq. 3 and 4.
     Fitted on:
-        All ID training images, or the bank's share of them; no labels.
+        All ID training images. With `bank_size`, a random part of that size.
+    Needs:
+        Penultimate feature, or feature map of a block.
     Differs:
-        One layer; the authors' CIFAR code concatenates several. Distances below 0.001 are noise of
-        float32. A feature of zero has no direction: it is sqrt(2) away from everything.
+        Reads one layer; the authors' CIFAR code concatenates several. Distances below 0.001 are
+        rounding noise of float32. A feature of zero has no direction and is sqrt(2) away from
+        every image.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class KNN(FeatureDetector):
     ) -> None:
         super().__init__(at)
         if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}")
+            raise ValueError(f"expected k of at least 1, got {k}; 50 is usual")
         self.k, self.bank_size = k, bank_size
         self.statistic = Bank(bank_size)
         self.learns("bank")
@@ -76,7 +80,7 @@ class KNN(FeatureDetector):
         return F.normalize(self.feature(seen).float(), dim=1)
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features."""
+        """Adds features."""
         self.statistic.update(self.direction(seen), index)
 
     def fit(self, network: Network) -> None:
@@ -91,43 +95,45 @@ class KNN(FeatureDetector):
         return -(2 - 2 * similarity).clamp_min(0).sqrt()
 
     def extra_repr(self) -> str:
-        """Names neighbour, bank and place."""
+        """Describes all arguments."""
         return f"k={self.k}, bank_size={self.bank_size}, at={self.at!r}"
 
 
 class NNGuide(Detector):
-    r"""Energy times the mean guidance of the k nearest ID images.
+    r"""Energy times the mean guidance of the nearest ID images.
 
-    Guidance of a bank's image is \(\langle h / \|h\|, e_j h_j / \|h_j\| \rangle\) with its energy
-    \(e_j\).
+    The guidance of an image of the bank with feature \(h_j\) and energy \(e_j\) is
+    \(\langle h / \|h\|, e_j h_j / \|h_j\| \rangle\).
 
     Args:
-        k: number of neighbours.
-        bank_size: number of ID images to keep, chosen by hashed index; None keeps all.
+        k: Number of neighbours.
+        bank_size: Number of ID images to keep, chosen by hashed index. None keeps all.
 
     Raises:
-        ValueError: if `k` is below 1; in `fit`, if there are fewer images than `k`.
+        ValueError: If `k` is below 1; in `fit`, if there are fewer images than `k`.
 
     Source:
         Park, Jung and Teoh, "Nearest Neighbor Guidance for Out-of-Distribution Detection",
         ICCV 2023, https://arxiv.org/abs/2309.14888.
     Fitted on:
-        1,000 ID training images unless `bank_size` says otherwise; no labels.
+        1,000 ID training images. `bank_size` sets their number.
+    Needs:
+        Penultimate feature, logits.
     Differs:
-        OpenOOD takes k = 100 and the first batches of its loader as the bank. Energies below zero,
-        as of networks trained with binary cross-entropy, turn guidance around.
+        OpenOOD takes k = 100, and the first batches of its loader as the bank. Energies below
+        zero, as in networks trained with binary cross-entropy, reverse the guidance.
     """
 
     def __init__(self, k: int = 10, *, bank_size: int | None = 1000) -> None:
         super().__init__()
         if k < 1:
-            raise ValueError(f"expected k of at least 1, got {k}")
+            raise ValueError(f"expected k of at least 1, got {k}; 10 is usual")
         self.k, self.bank_size = k, bank_size
         self.statistic = Bank(bank_size)
         self.learns("bank")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in directions times energies."""
+        """Adds directions times energies."""
         energy = seen.logits.float().logsumexp(dim=1, keepdim=True)
         self.statistic.update(energy * F.normalize(seen.feature.float(), dim=1), index)
 
@@ -144,5 +150,5 @@ class NNGuide(Detector):
         return guidance * seen.logits.float().logsumexp(dim=1)
 
     def extra_repr(self) -> str:
-        """Names neighbours and bank."""
+        """Describes all arguments."""
         return f"k={self.k}, bank_size={self.bank_size}"

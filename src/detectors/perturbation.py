@@ -1,4 +1,4 @@
-"""Detectors that look at the image a second time, after a small step along a gradient."""
+"""Detectors that score an image again after a small step along a gradient."""
 
 __all__ = ["AdaSCALE", "Perturbed"]
 
@@ -7,35 +7,45 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from src.detectors.base import Detector, Wrapper
+from src.detectors.base import Detector
 from src.detectors.shaping import check_percent, head_of
+from src.detectors.wrapper import Wrapper
 from src.metrics.statistics import Bank
 from src.network import ForwardPass, Network
 
-PIXELS, STEP = 0.05, 0.5  # share of the image's values that AdaSCALE moves, by how much
-PEAK, SHIFT, WEIGHT = 0.05, 0.01, 10.0  # its k1 and k2, as shares of D, and lambda
+PIXELS, STEP = 0.05, 0.5  # share of the image's values that AdaSCALE moves, and the step
+PEAK, SHIFT, WEIGHT = 0.05, 0.01, 10.0  # AdaSCALE's k1 and k2, as shares of D, and lambda
 
 
 class Perturbed(Wrapper):
-    r"""Another detector's score of \(x + \epsilon \, \mathrm{sign}(\nabla_x s(x))\).
+    r"""Input perturbation, as in ODIN and i-ODIN: the score after a step that raises it.
 
-    ID images gain more from a step that raises their score. ODIN is
+    Scores \(x + \epsilon \, \mathrm{sign}(\nabla_x s(x))\), where \(s\) is the score of another
+    detector. ID images gain more from the step. ODIN is
     `Perturbed(MSP(temperature=1000), epsilon=0.0014)`.
 
     Args:
-        detector: gives the score, which must be differentiable.
-        epsilon: step in units of the image, in [0, 1], before the network's normalisation.
-        pixels: "all", or "largest", the one value per image of the largest gradient (i-ODIN).
+        detector: A detector with a differentiable score.
+        epsilon: Step in units of the image, in [0, 1], before the network's normalisation.
+        pixels: Which values to move: "all", or "largest" for the single value per image with the
+            largest gradient (i-ODIN).
 
     Raises:
-        ValueError: if `pixels` is neither.
+        ValueError: If `pixels` is unknown.
 
     Source:
         Liang, Li and Srikant, "Enhancing The Reliability of Out-of-distribution Image Detection in
-        Neural Networks", ICLR 2018, https://arxiv.org/abs/1706.02690, Eq. 2; "largest": OpenOOD's
-        i-ODIN, https://github.com/Jingkang50/OpenOOD.
+        Neural Networks", ICLR 2018, https://arxiv.org/abs/1706.02690, Eq. 2.
+        "largest": i-ODIN of OpenOOD, https://github.com/Jingkang50/OpenOOD.
+    Fitted on:
+        The images of the wrapped detector.
+    Needs:
+        Gradient of the image, score of the wrapped detector.
+    Extra passes:
+        Two forward passes and one backward pass. All detectors with gradients share the first
+        forward pass.
     Differs:
-        Fitting sees the images as they are.
+        The wrapped detector is fitted on images without the step.
     """
 
     def __init__(
@@ -47,11 +57,11 @@ class Perturbed(Wrapper):
     ) -> None:
         super().__init__(detector)
         if pixels not in ("all", "largest"):
-            raise ValueError(f"expected pixels 'all' or 'largest', got {pixels!r}")
+            raise ValueError(f"expected pixels 'all' or 'largest', got {pixels!r}; choose one")
         self.epsilon, self.pixels = epsilon, pixels
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) scores of the other detector, after a gradient and a forward pass."""
+        """Returns (B,) scores of the wrapped detector, after a gradient and a forward pass."""
         gradient = seen.gradient(self.detector.score)
         step = gradient.sign()
         if self.pixels == "largest":
@@ -61,35 +71,40 @@ class Perturbed(Wrapper):
         return self.detector.score(seen.network.observe(image, keep_maps=False, read=read))
 
     def extra_repr(self) -> str:
-        """Names the step."""
+        """Describes the step."""
         return f"epsilon={self.epsilon}, pixels={self.pixels!r}"
 
 
 class AdaSCALE(Detector):
-    r"""SCALE with a percentile of each image's own: the less it shifts, the more is scaled.
+    r"""SCALE with a percentile for each image, chosen by how much a small step moves its feature.
 
-    The five percent of image values of smallest gradient of the largest logit are moved by
-    \(\pm 0.5\) (of the normalised input), which turns the penultimate feature \(h\) into \(h'\).
-    \(Q = \sum_{k_1} \mathrm{relu}(h') + \lambda \sum_{k_2} |h - h'|\) over the largest \(k_1\) and
-    \(k_2\) activations of \(h\) is ranked among ID images, and with the share \(F(Q)\) of those
-    below, \(p = p_{\min} + (1 - F(Q)) (p_{\max} - p_{\min})\) is SCALE's percentile.
+    The step moves five percent of the image values, those with the smallest gradient of the
+    largest logit, by \(\pm 0.5\) in the normalised input. The penultimate feature \(h\) becomes
+    \(h'\). With the largest \(k_1\) and \(k_2\) activations of \(h\),
+    \(Q = \sum_{k_1} \mathrm{relu}(h') + \lambda \sum_{k_2} |h - h'|\). If \(F(Q)\) is the share of
+    ID images with a smaller \(Q\), the percentile of SCALE is
+    \(p = p_{\min} + (1 - F(Q)) (p_{\max} - p_{\min})\).
 
     Args:
-        variant: "a" scales the feature, "l" the logits by \(r^2\).
-        low: smallest percentile.
-        high: largest percentile.
+        variant: "a" scales the feature, "l" scales the logits by \(r^2\).
+        low: Smallest percentile.
+        high: Largest percentile.
 
     Raises:
-        ValueError: if the variant is neither, or a percentile is none.
+        ValueError: If the variant is unknown or a percentile is not within 0..100.
 
     Source:
-        Regmi, "AdaSCALE: Adaptive Scaling for OOD Detection", 2025,
+        Regmi, "AdaSCALE: Adaptive Scaling for OOD Detection", arXiv 2025,
         https://arxiv.org/abs/2503.08023.
     Fitted on:
-        5,000 ID validation images; no labels.
+        5,000 ID validation images.
+    Needs:
+        Gradient of the image, penultimate feature, head.
+    Extra passes:
+        Two forward passes and one backward pass, as many while fitting.
     Differs:
-        Its constants: 5 % of the pixels, k1 = 5 %, k2 = 1 %, lambda = 10. Its published ImageNet
-        rows chose low and high on OOD images.
+        The constants are fixed: 5 % of the pixels, k1 = 5 %, k2 = 1 %, lambda = 10. The author
+        chose `low` and `high` of the published ImageNet rows on OOD images.
     """
 
     fit_on = "validation"
@@ -100,17 +115,17 @@ class AdaSCALE(Detector):
         super().__init__()
         check_percent(low=low, high=high)
         if variant not in ("a", "l"):
-            raise ValueError(f"expected variant 'a' or 'l', got {variant!r}")
+            raise ValueError(f"expected variant 'a' or 'l', got {variant!r}; choose one")
         self.variant, self.low, self.high = variant, low, high
         self.bank = Bank(5000)
         self.learns("shift")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in how far each image shifts, after a gradient and a forward pass."""
+        """Adds the shift of each image, after a gradient and a forward pass."""
         self.bank.update(self._shift(seen), index)
 
     def fit(self, network: Network) -> None:
-        """Ranks the shifts."""
+        """Sorts the shifts."""
         self.shift = self.bank.compute().sort().values
 
     def score(self, seen: ForwardPass) -> Tensor:
@@ -129,7 +144,7 @@ class AdaSCALE(Detector):
         return (ratio.square() * head_of(seen.network, feature)).logsumexp(dim=1)
 
     def _shift(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) of the paper's Q'."""
+        """Returns the (B,) quantity Q of each image."""
         gradient = seen.gradient(lambda again: again.logits.amax(dim=1)).flatten(1)
         least = gradient.abs().topk(max(1, round(PIXELS * gradient.shape[1])), largest=False)
         place = least.indices
@@ -144,5 +159,5 @@ class AdaSCALE(Detector):
         return correction + WEIGHT * (feature - moved).abs().gather(1, second).sum(dim=1)
 
     def extra_repr(self) -> str:
-        """Names variant and percentiles."""
+        """Describes the variant and the percentiles."""
         return f"variant={self.variant!r}, low={self.low}, high={self.high}"

@@ -1,4 +1,4 @@
-"""Detectors that compare the penultimate feature with means of ID images and with the head."""
+"""Detectors that compare the penultimate feature with ID means and with the head."""
 
 __all__ = ["FDBD", "NCI", "SHE", "CADRef"]
 
@@ -10,17 +10,17 @@ from src.detectors.base import Detector
 from src.metrics.statistics import ClassSums, Mean, check_labels
 from src.network import ForwardPass, Network
 
-SMALLEST_LENGTH = 1e-12  # of what is divided by; a feature at the mean itself is as ID as can be
+SMALLEST_LENGTH = 1e-12  # of a divisor; a feature that equals the mean has the largest score
 
 
 class SHE(Detector):
     r"""Simplified Hopfield energy: inner product with the pattern of the predicted class.
 
-    \(\langle h, s_{\hat y} \rangle\), with \(s_k\) the mean feature of ID images of class k that
-    are classified right.
+    This is \(\langle h, s_{\hat y} \rangle\), where \(s_k\) is the mean feature of correctly
+    classified ID images of class k.
 
     Raises:
-        ValueError: in `update`, if an image is unlabelled.
+        ValueError: In `update`, if an image is unlabelled.
 
     Source:
         Zhang et al., "Out-of-Distribution Detection based on In-Distribution Data Patterns
@@ -28,8 +28,10 @@ class SHE(Detector):
         https://openreview.net/forum?id=KkazG4lgKL.
     Fitted on:
         All ID training images, with labels.
+    Needs:
+        Penultimate feature, logits.
     Differs:
-        A class without an image classified right has the mean of all others as its pattern.
+        The pattern of a class without a correctly classified image is the mean over all others.
     """
 
     def __init__(self) -> None:
@@ -38,13 +40,13 @@ class SHE(Detector):
         self.learns("pattern")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in the features of images classified right."""
+        """Adds the features of correctly classified images."""
         check_labels(label, seen.logits.shape[1])
         right = seen.logits.argmax(dim=1) == label
         self.sums.update(seen.feature[right], label[right], seen.logits.shape[1])
 
     def fit(self, network: Network) -> None:
-        """Averages."""
+        """Computes the patterns."""
         self.pattern = filled(self.sums)
 
     def score(self, seen: ForwardPass) -> Tensor:
@@ -54,7 +56,7 @@ class SHE(Detector):
 
 
 def filled(statistic: ClassSums) -> Tensor:
-    """Returns (K, D) class means; that of all images for a class without any."""
+    """Returns (K, D) class means; a class without images takes the mean of all images."""
     sums = statistic.compute()
     overall = sums.total.sum(dim=0) / sums.count.sum()
     mean = sums.total / sums.count.clamp_min(1)[:, None]
@@ -64,20 +66,24 @@ def filled(statistic: ClassSums) -> Tensor:
 class FDBD(Detector):
     r"""Distance to the decision boundaries, relative to the distance from the mean feature.
 
-    Mean over classes \(k \ne \hat y\) of \(|l_k - l_{\hat y}| / \|w_k - w_{\hat y}\|_2\), over
-    \(\|h - \mu\|_2\).
+    This is the mean over classes \(k \ne \hat y\) of
+    \(|l_k - l_{\hat y}| / \|w_k - w_{\hat y}\|_2\), divided by \(\|h - \mu\|_2\).
 
     Raises:
-        ValueError: in `fit`, if the network has one class alone, which has no boundary.
+        ValueError: In `fit`, if the network has a single class, which has no boundary.
 
     Source:
         Liu and Qin, "Fast Decision Boundary based Out-of-Distribution Detector", ICML 2024,
         https://arxiv.org/abs/2312.11536.
     Fitted on:
-        All ID training images; no labels.
+        All ID training images.
+    Needs:
+        Penultimate feature, logits, head.
     Differs:
-        Two classes of the same weights have no boundary and are left out.
+        Two classes with the same weights have no boundary and are ignored.
     """
+
+    compares_classes = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,14 +91,13 @@ class FDBD(Detector):
         self.learns("mean", "separation")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features."""
+        """Adds features."""
         self.average.update(seen.feature)
 
     def fit(self, network: Network) -> None:
-        """Finds the mean, and (K, K) distances between the classes' weights."""
+        """Computes the mean and the (K, K) distances between the weights of classes."""
+        self.check(network)
         weight = network.head.weight.detach().double()
-        if len(weight) < 2:
-            raise ValueError("expected a network of at least two classes, got one; leave it out")
         self.mean = self.average.compute()
         separation = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         self.separation = torch.where(separation > 0, separation, torch.inf)
@@ -108,18 +113,20 @@ class FDBD(Detector):
 
 
 class NCI(Detector):
-    r"""Neural collapse: is the centred feature close to the weights of its class, and long?
+    r"""Neural collapse: proximity of the centred feature to the weights of its class, plus a norm.
 
-    \(\langle w_{\hat y}, (h - \mu) / \|h - \mu\|_2 \rangle + \alpha \|h\|_1\).
+    This is \(\langle w_{\hat y}, (h - \mu) / \|h - \mu\|_2 \rangle + \alpha \|h\|_1\).
 
     Args:
-        alpha: weight of the norm.
+        alpha: Weight of the norm.
 
     Source:
         Liu and Qin, "Detecting Out-of-Distribution through the Lens of Neural Collapse",
         CVPR 2025, https://arxiv.org/abs/2311.01479.
     Fitted on:
-        All ID training images; no labels.
+        All ID training images.
+    Needs:
+        Penultimate feature, logits, head.
     Differs:
         The authors choose alpha for each network on validation data; 0.0001 is OpenOOD's default.
     """
@@ -131,11 +138,11 @@ class NCI(Detector):
         self.learns("mean")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features."""
+        """Adds features."""
         self.average.update(seen.feature)
 
     def fit(self, network: Network) -> None:
-        """Finds the mean."""
+        """Computes the mean."""
         self.mean = self.average.compute()
 
     def score(self, seen: ForwardPass) -> Tensor:
@@ -146,32 +153,34 @@ class NCI(Detector):
         return proximity + self.alpha * feature.abs().sum(dim=1)
 
     def extra_repr(self) -> str:
-        """Names alpha."""
+        """Describes the weight of the norm."""
         return f"alpha={self.alpha}"
 
 
 class CADRef(Detector):
-    r"""Class-aware relative feature error, split by what raises and what lowers the class's logit.
+    r"""Class-aware relative feature error, split into parts that raise and that lower the logit.
 
-    With \(\delta = h - \mu_{\hat y}\),
-    \(e_+ = \|\mathrm{relu}(\mathrm{sign}(w_{\hat y}) \delta)\|_1 / \|h\|_1\), \(e_-\) that of
-    \(-\delta\), and the energy \(E\), the score is \(-(e_+ / E + e_- / \bar E)\).
+    Let \(\delta = h - \mu_{\hat y}\),
+    \(e_+ = \|\mathrm{relu}(\mathrm{sign}(w_{\hat y}) \delta)\|_1 / \|h\|_1\), \(e_-\) the same for
+    \(-\delta\), and \(E\) the energy. The score is \(-(e_+ / E + e_- / \bar E)\).
 
     Args:
-        decouple: whether the error is split; if not, \(-(e_+ + e_-)\), which is CARef.
+        decouple: Whether to split the error. Otherwise the score is \(-(e_+ + e_-)\), which is
+            CARef.
 
     Raises:
-        ValueError: in `fit`, if the mean energy of ID images is not above zero.
+        ValueError: In `fit`, if the mean energy of ID images is not above zero.
 
     Source:
         Ling et al., "CADRef: Robust Out-of-Distribution Detection via Class-Aware Decoupled
         Relative Feature Leveraging", CVPR 2025, https://arxiv.org/abs/2503.00325.
     Fitted on:
-        All ID training images, by predicted class; no labels.
+        All ID training images. They are grouped by predicted class.
+    Needs:
+        Penultimate feature, logits, head.
     Differs:
-        Energy is one of the authors' four choices of the logit score; it counts as at least 1e-6
-        times its ID mean. A class that is never predicted has the
-        mean of all images.
+        Energy is one of the four logit scores that the authors offer. It is at least 1e-6 times
+        its ID mean. A class that is never predicted takes the mean of all images.
     """
 
     def __init__(self, *, decouple: bool = True) -> None:
@@ -181,12 +190,12 @@ class CADRef(Detector):
         self.learns("mean", "energy")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features and energies."""
+        """Adds features and energies."""
         self.sums.update(seen.feature, seen.logits.argmax(dim=1), seen.logits.shape[1])
         self.energies.update(seen.logits.double().logsumexp(dim=1, keepdim=True))
 
     def fit(self, network: Network) -> None:
-        """Averages."""
+        """Computes the class means and the mean energy."""
         self.mean = filled(self.sums)
         self.energy = self.energies.compute().squeeze()
         if self.energy <= 0:
@@ -208,5 +217,5 @@ class CADRef(Detector):
         return -(raised / torch.maximum(energy, 1e-6 * self.energy) + lowered / self.energy)
 
     def extra_repr(self) -> str:
-        """Says whether the error is split."""
+        """Describes whether the error is split."""
         return f"decouple={self.decouple}"

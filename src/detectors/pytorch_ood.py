@@ -1,4 +1,4 @@
-"""Detectors of pytorch-ood as columns of the same benchmark."""
+"""Adapter that makes detectors of pytorch-ood columns of the benchmark."""
 
 __all__ = ["PytorchOOD"]
 
@@ -15,34 +15,37 @@ from src.detectors.base import Detector
 from src.metrics.statistics import Bank, check_labels
 from src.network import ForwardPass, Network
 
-FIT_BATCH = 128  # images per batch of a detector that is fitted on images
+FIT_BATCH = 128  # images per batch for a detector that is fitted on images
 
 
 class PytorchOOD(Detector):
-    """A detector of pytorch-ood, given the logits, features or images that it asks for.
+    """A detector of pytorch-ood, with the logits, features or images that it asks for.
 
-    What its constructor needs and is not given comes from the network, by name: `model` (image ->
+    Arguments of its constructor that are missing come from the network, by name: `model` (image ->
     logits), `encoder` (image -> feature), `backbone` (the same as a map of one position), `head`,
-    its `w` and `b`, `num_classes`. Those that take images run the network themselves, with
-    gradients.
+    its weight `w` and bias `b`, and `num_classes`. A detector that takes images runs the network
+    itself, with gradients.
 
     Args:
-        detector: class of pytorch-ood, or a `functools.partial` of it with arguments; in a
-            configuration `{_target_: pytorch_ood.detector.KNN, _partial_: true, k: 10}`.
-        bank_size: number of ID images to fit on, chosen by hashed index; None takes all.
+        detector: Class of pytorch-ood, or a `functools.partial` of it with arguments. In a
+            configuration: `{_target_: pytorch_ood.detector.KNN, _partial_: true, k: 10}`.
+        bank_size: Number of ID images to fit on, chosen by hashed index. None takes all.
 
     Raises:
-        ValueError: in `update`, if an image is unlabelled.
+        ValueError: In `check`, if an argument of the constructor is missing or unknown; in
+            `update`, if an image is unlabelled.
 
     Source:
         Kirchheim, Filax and Ortmeier, "PyTorch-OOD: A Library for Out-of-Distribution Detection
-        based on PyTorch", CVPR Workshops 2022, https://github.com/kkirchheim/pytorch-ood; made for
-        version 0.4 (`pip install -e .[pytorch-ood]`).
+        based on PyTorch", CVPR Workshops 2022, https://github.com/kkirchheim/pytorch-ood. Works
+        with version 0.4 (`pip install -e .[pytorch-ood]`).
     Fitted on:
-        ID training images, with labels, if the detector is to be fitted. They are kept and
-        saved; a loaded one is fitted again when it first scores.
+        All ID training images, with labels, if the detector requires a fit. The images are kept
+        and saved; a loaded detector is fitted again when it first scores.
+    Needs:
+        Logits, penultimate feature or image.
     Differs:
-        Its scores are negated, so that higher = more in-distribution.
+        The scores are negated, so that higher = more in-distribution.
     """
 
     def __init__(self, detector: Callable[..., Any], *, bank_size: int | None = None) -> None:
@@ -57,19 +60,34 @@ class PytorchOOD(Detector):
         self.made: Any = None
         self.learns("row", "label")
 
+    def check(self, network: Network) -> None:
+        """Checks that the constructor of pytorch-ood has all its arguments.
+
+        Raises:
+            ValueError: If an argument is missing or unknown.
+        """
+        super().check(network)
+        try:
+            signature(self.make).bind(**self._arguments(network))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"expected the arguments of {self.kind.__name__}, got: {error}; correct those in "
+                "the configuration of the detector"
+            ) from error
+
     @property
     def is_fitted_on_data(self) -> bool:
-        """Whether pytorch-ood says that it is to be fitted."""
+        """Whether the detector of pytorch-ood requires a fit."""
         return bool(self.kind.requires_fit)
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in what it is fitted on, with labels."""
+        """Adds the input of the fit, with labels."""
         check_labels(label, seen.logits.shape[1])
         row = self._input(seen).flatten(1).float()
         self.bank.update(torch.cat([row, label[:, None]], dim=1), index)
 
     def fit(self, network: Network) -> None:
-        """Fits it."""
+        """Fits the detector of pytorch-ood."""
         if self.is_fitted_on_data:
             row = self.bank.compute()
             self.row, self.label = row[:, :-1].clone(), row[:, -1].long()
@@ -95,7 +113,17 @@ class PytorchOOD(Detector):
         return seen.image
 
     def _make(self, network: Network) -> Any:
-        """Returns the detector of pytorch-ood, fitted if it is to be."""
+        """Returns the detector of pytorch-ood, fitted if it requires a fit."""
+        made = self.make(**self._arguments(network)).to(network.mean.device)
+        if not self.is_fitted_on_data:
+            return made
+        if self.takes == "image":
+            image = self.row.view(-1, *network.image_shape)
+            return made.fit(DataLoader(TensorDataset(image, self.label), FIT_BATCH))
+        return getattr(made, f"fit_{self.takes}")(self.row, self.label)
+
+    def _arguments(self, network: Network) -> dict[str, Any]:
+        """Returns the arguments of the constructor that come from the network."""
 
         def encode(image: Tensor) -> Tensor:
             return network.observe(image, keep_maps=False).feature
@@ -113,24 +141,17 @@ class PytorchOOD(Detector):
             "b": network.head.bias.detach() if network.head.bias is not None else None,
             "num_classes": network.num_classes,
         }
-        wanted = {
+        return {
             name: known[name]
             for name, parameter in signature(self.make).parameters.items()
             if parameter.default is Parameter.empty and name in known
         }
-        made = self.make(**wanted).to(network.mean.device)
-        if not self.is_fitted_on_data:
-            return made
-        if self.takes == "image":
-            image = self.row.view(-1, *network.image_shape)
-            return made.fit(DataLoader(TensorDataset(image, self.label), FIT_BATCH))
-        return getattr(made, f"fit_{self.takes}")(self.row, self.label)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self.made = None
         super()._load_from_state_dict(*arguments)
 
     def extra_repr(self) -> str:
-        """Names the class, its arguments and the bank."""
+        """Describes the class, its arguments and the bank."""
         given = self.make.keywords if isinstance(self.make, partial) else {}
         return f"{self.kind.__name__}, {given}, bank_size={self.bank_size}"

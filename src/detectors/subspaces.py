@@ -1,4 +1,4 @@
-"""Detectors that look at what of the feature lies outside the subspace of ID images."""
+"""Detectors that score the part of the feature outside the subspace of ID images."""
 
 __all__ = ["Residual", "ViM"]
 
@@ -10,57 +10,81 @@ from src.metrics.statistics import Bank, Moments
 from src.network import ForwardPass, Network
 
 VIRTUAL_LOGIT_ROWS = 10_000  # ID images, chosen by hashed index, that scale ViM's virtual logit
-SMALLEST_RESIDUAL = 1e-6  # of the distance from the origin: what float32 leaves of nothing
+SMALLEST_RESIDUAL = 1e-6  # relative to the distance from the origin: rounding noise of float32
 
 
 class Residual(Detector):
-    r"""Negative length of the part of the feature outside ID images' principal subspace.
+    r"""Negative length of the part of the feature outside the principal subspace of ID images.
 
-    \(-\|R (h - u)\|_2\), where the origin \(u = -W^+ b\) gives logits of zero, and \(R\) projects
-    on the eigenvectors of the second moment about \(u\) beyond the `dimension` largest.
+    This is \(-\|R (h - u)\|_2\). The origin \(u = -W^+ b\) has logits of zero, and \(R\) projects
+    on the eigenvectors of the second moment about \(u\), without the `dimension` largest.
 
     Args:
-        dimension: of the principal subspace; None for the authors' rule: 1000 if the feature has
-            2048 or more values, 512 if it has 768 or more, else half of them.
+        dimension: Dimension of the principal subspace. None takes the authors' rule: 1000 if the
+            feature has 2048 or more values, 512 if it has 768 or more, and half of them otherwise.
 
     Raises:
-        ValueError: in `fit`, if the dimension leaves nothing outside of the subspace.
+        ValueError: If the dimension is below 1; in `check` and `fit`, if it is not below the width
+            of the feature.
 
     Source:
         Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022,
         https://arxiv.org/abs/2203.10807, Eq. 4.
     Fitted on:
-        All ID training images; no labels.
+        All ID training images.
+    Needs:
+        Penultimate feature, head.
     Differs:
-        OpenOOD fits on validation images, and takes 512 dimensions, of which nothing is left of
-        512.
+        OpenOOD fits on validation images and takes 512 dimensions, which leaves nothing of a
+        feature of width 512.
     """
 
     def __init__(self, dimension: int | None = None) -> None:
         super().__init__()
         if dimension is not None and dimension < 1:
-            raise ValueError(f"expected a dimension of at least 1, got {dimension}")
+            raise ValueError(
+                f"expected a dimension of at least 1, got {dimension}; set None for the usual one"
+            )
         self.dimension = dimension
         self.moments = Moments()
         self.learns("origin", "basis")
 
-    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features."""
-        self.moments.update(seen.feature)
+    def check(self, network: Network) -> None:
+        """Checks that the dimension is below the width of the feature.
 
-    def fit(self, network: Network) -> None:
-        """Finds origin and subspace."""
-        weight, bias = network.head.weight.detach().double(), network.head.bias
-        size = weight.shape[1]
+        Raises:
+            ValueError: If the subspace is the whole space.
+        """
+        super().check(network)
+        self.principal_of(network)
+
+    def principal_of(self, network: Network) -> int:
+        """Returns the dimension of the principal subspace.
+
+        Raises:
+            ValueError: If it is not below the width of the feature.
+        """
+        size = network.head.in_features
         principal = self.dimension or (1000 if size >= 2048 else 512 if size >= 768 else size // 2)
         if principal >= size:
             raise ValueError(
                 f"expected a dimension below that of the feature, {size}, got {principal}; "
                 "set dimension=None for the usual one"
             )
+        return principal
+
+    def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
+        """Adds features."""
+        self.moments.update(seen.feature)
+
+    def fit(self, network: Network) -> None:
+        """Computes the origin and the subspace."""
+        principal = self.principal_of(network)
+        weight, bias = network.head.weight.detach().double(), network.head.bias
+        size = weight.shape[1]
         moments = self.moments.compute()
         offset = weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
-        # rows of a head may sum to zero: what is noise in float32 is no direction
+        # rows of a head may sum to zero: a direction of float32 rounding noise must not count
         noise = size * torch.finfo(torch.float32).eps
         self.origin = -torch.linalg.pinv(weight, rtol=noise) @ offset
         shift = moments.mean - self.origin
@@ -68,7 +92,7 @@ class Residual(Detector):
         self.basis = direction[:, : size - principal].contiguous()
 
     def residual(self, feature: Tensor) -> Tensor:
-        """Returns (B,) lengths of what of features (B, D) is outside, float64."""
+        """Returns the (B,) lengths of the outside part of features (B, D), in float64."""
         outside = (feature.double() - self.origin) @ self.basis
         length: Tensor = torch.linalg.vector_norm(outside, dim=1)
         return length
@@ -78,28 +102,31 @@ class Residual(Detector):
         return -self.residual(seen.feature)
 
     def extra_repr(self) -> str:
-        """Names the dimension."""
+        """Describes the dimension."""
         return f"dimension={self.dimension}"
 
 
 class ViM(Residual):
     r"""Energy minus a virtual logit: the scaled length of `Residual`.
 
-    \(\log \sum_k \exp l_k - \alpha \|R (h - u)\|_2\), where \(\alpha\) is the mean largest logit
-    over the mean length on ID images.
+    This is \(\log \sum_k \exp l_k - \alpha \|R (h - u)\|_2\), where \(\alpha\) is the mean largest
+    logit of ID images divided by their mean length.
 
     Args:
-        dimension: as of `Residual`.
+        dimension: See `Residual`.
 
     Raises:
-        ValueError: in `fit`, if the dimension leaves nothing outside of the subspace, or if the
-            features of ID images lie within it, or if their largest logits are below zero on
-            average, which would turn the score around.
+        ValueError: See `Residual`; also in `fit`, if the features of ID images lie within the
+            subspace, or if their largest logits are negative on average, which would reverse the
+            score.
 
     Source:
-        Wang et al., CVPR 2022, https://arxiv.org/abs/2203.10807, Eq. 5 and 6.
+        Wang et al., "ViM: Out-Of-Distribution with Virtual-logit Matching", CVPR 2022,
+        https://arxiv.org/abs/2203.10807, Eq. 5 and 6.
     Fitted on:
-        All ID training images; alpha on 10,000 of them; no labels.
+        All ID training images. Alpha takes 10,000 of them.
+    Needs:
+        Penultimate feature, logits, head.
     """
 
     def __init__(self, dimension: int | None = None) -> None:
@@ -108,20 +135,20 @@ class ViM(Residual):
         self.learns("alpha")
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
-        """Takes in features and largest logits."""
+        """Adds features and largest logits."""
         super().update(seen, label, index)
         row = torch.cat([seen.feature, seen.logits.amax(dim=1, keepdim=True)], dim=1)
         self.bank.update(row.float(), index)
 
     def fit(self, network: Network) -> None:
-        """Finds origin, subspace and scale."""
+        """Computes the origin, the subspace and the scale."""
         super().fit(network)
         row = self.bank.compute().double()
         feature, logit = row[:, :-1], row[:, -1].mean()
         length = self.residual(feature).mean()
         if length <= SMALLEST_RESIDUAL * (feature - self.origin).norm(dim=1).mean():
             raise ValueError(
-                "expected ID images with something outside of the principal subspace, got none; "
+                "expected ID images with a part outside of the principal subspace, got none; "
                 f"set a dimension below {network.head.in_features - self.basis.shape[1]}"
             )
         if logit <= 0:

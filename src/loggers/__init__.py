@@ -1,11 +1,11 @@
-"""Where a run is logged: a CSV file always, beside it W&B, TensorBoard or MLflow if asked for."""
+"""Where a run is logged: always to a CSV file, on request also to W&B, TensorBoard or MLflow."""
 
-from src.loggers.base import Dispensable
+from src.loggers.base import Dispensable, finish, needs
 from src.loggers.csv_logs import CSVLogger
 from src.loggers.media import Histograms, Lines, Media
 from src.loggers.mlflow import MLflowLogger, mlflow_logger
 from src.loggers.tensorboard import TensorBoardLogger
-from src.loggers.wandb import WandbLogger, finish_wandb, wandb_logger
+from src.loggers.wandb import WandbLogger, wandb_logger
 
 __all__ = [
     "CSVLogger",
@@ -16,7 +16,8 @@ __all__ = [
     "Media",
     "TensorBoardLogger",
     "WandbLogger",
-    "finish_wandb",
+    "finish",
     "mlflow_logger",
+    "needs",
     "wandb_logger",
 ]

@@ -1,41 +1,66 @@
-"""What every logger beside the CSV file can be told, and that a run outlives any of them."""
+"""The base class of all loggers but the CSV file: a run survives the failure of any of them."""
 
-__all__ = ["Dispensable", "Silent", "over_epochs"]
+__all__ = ["Dispensable", "Silent", "finish", "needs", "over_epochs"]
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from src.loggers.media import Media
 
 log = logging.getLogger(__name__)
-LONGEST = 300  # characters of an error; those of a database print its statements
+LONGEST = 300  # characters of an error message; those of a database hold whole statements
+Target = TypeVar("Target", bound=Callable[..., Logger])
+
+
+def needs(*packages: str, extra: str) -> Callable[[Target], Target]:
+    """Declares what a logger, or a function that returns one, imports.
+
+    A run whose configuration names the logger is refused at its start if a package is missing.
+
+    Args:
+        packages: Names of packages that this project does not depend on.
+        extra: The extra of this project that installs them.
+    """
+
+    def declare(target: Target) -> Target:
+        declared: Any = target
+        declared.packages = dict.fromkeys(packages, extra)
+        return target
+
+    return declare
 
 
 class Dispensable(Logger):
-    """A logger whose loss a run outlives: the first error is said, and then it is left alone.
+    """A logger that a run does not depend on: after its first error it is switched off.
 
-    A backend adds what it can show of a finished run (`log_results`, `log_media`) and keep of it
-    (`log_checkpoint`); what it cannot, it leaves out.
+    A subclass overrides what its backend can show of a finished run (`log_results`, `log_media`)
+    or keep of it (`log_checkpoint`). It wraps each call of the backend in `attempt`.
     """
 
-    lost = False
+    failed = False
+
+    @classmethod
+    def finish(cls) -> None:
+        """Ends what the backend keeps open in this process; the default has nothing to end."""
 
     def attempt(self, log_it: Callable[[], object]) -> None:
-        """Calls `log_it`, unless the logger is lost by now."""
-        if self.lost:
+        """Calls `log_it` on the first process, unless the logger failed before."""
+        if self.failed or rank_zero_only.rank > 0:  # type: ignore[attr-defined]
             return
         try:
             log_it()
         except Exception as error:
-            self.lost = True
-            said = " ".join(str(error).split())[:LONGEST]
+            self.failed = True
+            message = " ".join(str(error).split())[:LONGEST]
             log.warning(
-                "%s is lost (%s: %s); the run goes on, and metrics.csv and metrics.json have all",
-                type(self).__name__, type(error).__name__, said,
+                "%s failed (%s: %s) and is switched off; the run continues, and metrics.csv and "
+                "metrics.json hold all of its results",
+                type(self).__name__, type(error).__name__, message,
             )  # fmt: skip
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -51,23 +76,23 @@ class Dispensable(Logger):
     def log_results(
         self, scalars: Mapping[str, float], facts: Mapping[str, Any], step: int
     ) -> None:
-        """Logs what a finished run is compared by.
+        """Logs the results by which runs are compared.
 
         Args:
-            scalars: `ood/<source>/<detector>/<metric>`.
-            facts: what is said once of a run, such as the selected block; may be None.
-            step: where the scalars stand.
+            scalars: `ood/<source>/<detector>/<metric>` -> fraction.
+            facts: Facts about the run as a whole, such as the selected block; a value may be None.
+            step: Number of training steps.
         """
         self.log_metrics(scalars, step)
 
     def log_media(self, media: Media, step: int) -> None:
-        """Shows what there is to see of a finished run."""
+        """Logs figures, tables, charts and images."""
 
     def log_checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Keeps a copy of the best checkpoint, if the logger is configured to."""
+        """Stores the best checkpoint if the logger is configured to do so."""
 
     def save(self) -> None:
-        """Writes what is not written yet."""
+        """Writes what is still in memory."""
         self.attempt(super().save)
 
     def finalize(self, status: str = "success") -> None:
@@ -77,9 +102,9 @@ class Dispensable(Logger):
 
 
 class Silent(Dispensable):
-    """The logger of the processes beside the first.
+    """The logger of all processes but the first: it logs nothing.
 
-    Lightning's own dummy has every attribute there is, by which OmegaConf takes it for a config.
+    Lightning's own dummy has every possible attribute, so OmegaConf mistakes it for a config.
     """
 
     name, version = None, None
@@ -94,6 +119,12 @@ class Silent(Dispensable):
 def over_epochs(
     metrics: Mapping[str, float], step: int | None
 ) -> tuple[dict[str, float], int | None]:
-    """Returns the scalars and their x: the epoch where Lightning gave them one, else the step."""
+    """Returns the scalars and their x value: the epoch if Lightning logged one, else the step."""
     others = {key: metrics[key] for key in metrics if key != "epoch"}
     return others, int(metrics["epoch"]) if "epoch" in metrics else step
+
+
+def finish() -> None:
+    """Ends what all loggers keep open in this process, so that a sweep can start its next run."""
+    for kind in Dispensable.__subclasses__():
+        kind.finish()

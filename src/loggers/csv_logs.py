@@ -1,4 +1,4 @@
-"""The CSV file of every run: whole at any moment, and gone on with by a resumed run."""
+"""The CSV file of every run: complete at any moment, and continued by a resumed run."""
 
 __all__ = ["CSVLogger"]
 
@@ -14,12 +14,12 @@ from src.records.atomic import try_to_write
 
 
 class CSVLogger(LightningCSVLogger):
-    """Lightning's logger with a file that is whole at any moment, and gone on with if there."""
+    """Lightning's logger with a file that is complete at any moment and continued if it exists."""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The rows; on the processes beside the first it is a dummy."""
+        """The rows of the file; a dummy on all processes but the first."""
         if self._experiment is None:
             self._experiment = Rows(  # type: ignore[assignment]
                 Path(self.log_dir) / "metrics.csv"
@@ -28,19 +28,19 @@ class CSVLogger(LightningCSVLogger):
 
 
 class Rows:
-    """The rows of a CSV file whose columns may grow, in memory until the disk has taken them."""
+    """The rows of a CSV file; new columns may appear, and rows stay in memory until written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics: list[dict[str, Any]] = []  # not written yet
-        self.earlier: list[dict[str, Any]] = []  # of the run that was cut off
+        self.earlier: list[dict[str, Any]] = []  # of the interrupted run
         self.written: list[dict[str, Any]] = []
         if path.exists():
             with path.open(newline="") as file:
                 self.earlier = list(csv.DictReader(file))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Adds a row; the first one replaces what the run that was cut off had from there on."""
+        """Adds a row; the first one replaces all rows of an interrupted run from its step on."""
         if self.earlier:
             self.written = [row for row in self.earlier if int(row["step"]) < step]
             self.earlier = []
@@ -48,14 +48,14 @@ class Rows:
         self.metrics.append(row | {"step": step})
 
     def save(self) -> None:
-        """Writes all rows, or keeps those that are new if there is no room."""
+        """Writes all rows; if the disk is full, the new ones are kept in memory."""
         rows = [*self.written, *self.metrics]
         if self.metrics and try_to_write(self.path, lambda partial: write_rows(partial, rows)):
             self.written, self.metrics = rows, []
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a CSV file with a column for each key of any row."""
+    """Writes a CSV file with one column for each key that occurs in a row."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, sorted(set().union(*rows)))
         writer.writeheader()

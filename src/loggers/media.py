@@ -1,4 +1,4 @@
-"""What there is to see of a finished run, in the terms of no logger."""
+"""Figures, tables, charts and images of a run, in a form that every logger can use."""
 
 __all__ = ["Histograms", "Lines", "Media"]
 
@@ -27,7 +27,7 @@ class Lines(NamedTuple):
     y: Mapping[str, Sequence[float]]  # name of a line -> (n,) values
 
     def picture(self) -> Image.Image:
-        """Returns the lines drawn, for a logger that cannot."""
+        """Returns a picture of the lines, for loggers without charts of their own."""
         with rc_context(STYLE | {"text.parse_math": False}):
             figure = Figure(figsize=(4.5, max(3, 0.16 * len(self.y))))
             axes = figure.subplots()
@@ -49,7 +49,7 @@ class Histograms(NamedTuple):
     counts: Mapping[str, NDArray[np.int64]]  # name of a set -> (n,)
 
     def density(self) -> Lines:
-        """Returns the share of each set per unit of the value, over the middles of the bins."""
+        """Returns the density of each set at the centers of the bins."""
         width, middle = np.diff(self.edges), (self.edges[1:] + self.edges[:-1]) / 2
         y = {name: (n / n.sum() / width).tolist() for name, n in self.counts.items()}
         return Lines("density of the score", "score", middle.tolist(), y)
@@ -57,15 +57,16 @@ class Histograms(NamedTuple):
 
 @dataclass(frozen=True)
 class Media:
-    """Figures, tables, charts and images, each by its name; few and small.
+    """Figures, tables, charts and images of a run, each under its name; few and small.
 
     Attributes:
         figures: PNG files.
         tables: CSV files with a header.
-        lines: charts of a few lines.
-        histograms: scores of the sources, for each detector that is shown.
-        images: images of one set that belong together, each with a caption.
-        confusion: counts of label and prediction, and names of the classes; None of too many.
+        lines: Charts of a few lines.
+        histograms: Scores on each source, one chart per detector.
+        images: Groups of images, each image with a caption.
+        confusion: (K, K) counts, classes as rows and predictions as columns, and K names of
+            classes; None if they were not counted or are too many.
     """
 
     figures: Mapping[str, Path] = field(default_factory=dict)

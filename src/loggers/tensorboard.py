@@ -1,4 +1,4 @@
-"""TensorBoard: curves over epochs, results as hyper-parameter table, figures, histograms."""
+"""TensorBoard: curves over epochs, a table of runs, figures and histograms."""
 
 __all__ = ["TensorBoardLogger"]
 
@@ -13,10 +13,10 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger as LightningTensorBoardLogger
 from PIL import Image
 
-from src.loggers.base import Dispensable, over_epochs
+from src.loggers.base import Dispensable, needs, over_epochs
 from src.loggers.media import Histograms, Media
 
-# tab "custom scalars": all blocks in one chart
+# the tab "Custom scalars" shows all blocks in one chart
 OVERLAID = {
     "block selection": {
         "NormRatio": ["Multiline", ["norm_ratio/.*"]],
@@ -24,15 +24,16 @@ OVERLAID = {
         "FeatureNorm of pseudo-OOD images": ["Multiline", ["norm_pseudo_ood/.*"]],
     }
 }
-MOST_ROWS = 300  # of a table, which TensorBoard shows as text
+MOST_ROWS = 300  # of a table, because TensorBoard shows it as text
 
 
+@needs("tensorboard", extra="tensorboard")
 class TensorBoardLogger(Dispensable, LightningTensorBoardLogger):
-    """Lightning's logger of TensorBoard; x is the epoch wherever the values have one.
+    """Lightning's TensorBoard logger, with the epoch as x value where there is one.
 
     Args:
-        save_dir: directory of the event files.
-        options: further arguments of Lightning's logger.
+        save_dir: Directory of the event files.
+        options: Further arguments of Lightning's logger.
     """
 
     def __init__(self, save_dir: str, **options: Any) -> None:
@@ -43,7 +44,7 @@ class TensorBoardLogger(Dispensable, LightningTensorBoardLogger):
         super().log_metrics(*over_epochs(metrics, step))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Logs the configuration as text; `log_results` adds the table to sort runs by."""
+        """Logs the configuration as text; `log_results` adds it to the table of runs."""
         super().log_hyperparams(params, *args, **kwargs)
         text = "    " + yaml.safe_dump(params, sort_keys=False).replace("\n", "\n    ")
         self.attempt(lambda: self.experiment.add_text("config", text))
@@ -52,7 +53,7 @@ class TensorBoardLogger(Dispensable, LightningTensorBoardLogger):
     def log_results(
         self, scalars: Mapping[str, float], facts: Mapping[str, Any], step: int
     ) -> None:
-        """Logs AUROC averaged over the OOD sets; a chart for each number would hide the rest."""
+        """Logs AUROC averaged over the OOD sets: a chart for each number would be too many."""
         shown = re.compile(r"ood/average/.*/auroc")
         average = {key: scalars[key] for key in scalars if shown.fullmatch(key)}
         numbers = {key: facts[key] for key in facts if isinstance(facts[key], float)}
@@ -62,7 +63,7 @@ class TensorBoardLogger(Dispensable, LightningTensorBoardLogger):
         self.attempt(lambda: self.experiment.add_text("results", text, step))
 
     def log_media(self, media: Media, step: int) -> None:
-        """Logs everything as pictures, text and histograms."""
+        """Logs pictures, tables as text, and histograms."""
         self.attempt(lambda: self._show(media, step))
 
     def _show(self, media: Media, step: int) -> None:
@@ -83,7 +84,7 @@ class TensorBoardLogger(Dispensable, LightningTensorBoardLogger):
 
 
 def markdown(path: Path) -> str:
-    """Returns a CSV file as a table in Markdown; nothing if it is too long to be read."""
+    """Returns a CSV file as a Markdown table; empty if it has too many rows."""
     with path.open(newline="") as file:
         header, *rows = csv.reader(file)
     if len(rows) > MOST_ROWS:
@@ -93,7 +94,7 @@ def markdown(path: Path) -> str:
 
 
 def raw(histograms: Histograms, source: str) -> tuple[Any, ...]:
-    """Returns what `add_histogram_raw` takes: extent, moments, upper ends of bins, counts."""
+    """Returns the arguments of `add_histogram_raw`: range, moments, upper edges and counts."""
     edges, count = histograms.edges, histograms.counts[source]
     middle = (edges[1:] + edges[:-1]) / 2
     moments = [float((count * middle**power).sum()) for power in (0, 1, 2)]

@@ -1,6 +1,6 @@
-"""Weights & Biases that never blocks: online where it can be, else offline and synced later."""
+"""Weights & Biases that never blocks: online if possible, else offline and synced later."""
 
-__all__ = ["WandbLogger", "finish_wandb", "wandb_logger"]
+__all__ = ["WandbLogger", "wandb_logger"]
 
 import csv
 import logging
@@ -35,12 +35,20 @@ OVER_EPOCHS = (
 
 
 class WandbLogger(Dispensable, LightningWandbLogger):
-    """Lightning's logger of Weights & Biases.
+    """Lightning's W&B logger.
 
-    Names get an underscore for a dot (`norm_ratio/layer4_1`): W&B sorts and filters by no others.
+    Dots in names become underscores (`norm_ratio/layer4_1`), because W&B cannot sort or filter
+    by names with dots.
     """
 
     keeps_checkpoint = False
+
+    @classmethod
+    def finish(cls) -> None:
+        """Ends the W&B run of this process, if there is one."""
+        if wandb := sys.modules.get("wandb"):
+            with suppress(OSError, wandb.Error):  # of a logger that failed before
+                wandb.finish()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs scalars."""
@@ -49,15 +57,15 @@ class WandbLogger(Dispensable, LightningWandbLogger):
     def log_results(
         self, scalars: Mapping[str, float], facts: Mapping[str, Any], step: int
     ) -> None:
-        """Fills the summary: columns of the table of runs, and no panel for each single number."""
+        """Fills the summary: columns of the table of runs instead of a panel for each number."""
         self.attempt(lambda: self.experiment.summary.update({**scalars, **facts}))
 
     def log_media(self, media: Media, step: int) -> None:
-        """Logs everything, charts as W&B draws them."""
+        """Logs figures, tables, charts and images; W&B draws the charts."""
         self.attempt(lambda: self.experiment.log(payload(media)))
 
     def log_checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Logs the checkpoint as the artifact `model-<id of the run>`."""
+        """Logs the checkpoint as the artifact `model-<run id>`."""
         if self.keeps_checkpoint:
             self.attempt(lambda: self._log_model_file(path, metadata))
 
@@ -70,7 +78,7 @@ class WandbLogger(Dispensable, LightningWandbLogger):
 
 
 def payload(media: Media) -> dict[str, Any]:
-    """Returns what `wandb.log` takes for it."""
+    """Returns the media as an argument of `wandb.log`."""
     import wandb
 
     logged: dict[str, Any] = {}
@@ -93,7 +101,7 @@ def payload(media: Media) -> dict[str, Any]:
 
 
 def csv_table(path: Path) -> "wandb.Table":
-    """Returns a CSV file as a `wandb.Table`, numbers as numbers."""
+    """Returns a CSV file as a `wandb.Table`, with numbers as numbers."""
     import wandb
 
     with path.open(newline="") as file:
@@ -102,7 +110,7 @@ def csv_table(path: Path) -> "wandb.Table":
 
 
 def number(text: str) -> float | str:
-    """Returns the number that the text spells, else the text."""
+    """Returns text as a number if it is one, else as it is."""
     try:
         return float(text)
     except ValueError:
@@ -110,7 +118,7 @@ def number(text: str) -> float | str:
 
 
 def chart(lines: Lines) -> "CustomChart":
-    """Returns lines as W&B's own chart, which it overlays run over run."""
+    """Returns lines as W&B's own chart, which can overlay several runs."""
     import wandb
 
     return wandb.plot.line_series(
@@ -123,7 +131,7 @@ def chart(lines: Lines) -> "CustomChart":
 
 
 def confusion_chart(count: NDArray[np.int64], classes: Sequence[str]) -> "CustomChart":
-    """Returns W&B's chart of (K, K) confusions; its own function wants every single image."""
+    """Returns W&B's chart of (K, K) counts; W&B's own function takes labels instead of counts."""
     import wandb
 
     columns: list[str | int] = ["Actual", "Predicted", "nPredictions"]
@@ -135,13 +143,6 @@ def confusion_chart(count: NDArray[np.int64], classes: Sequence[str]) -> "Custom
         fields={str(name): name for name in columns},
         string_fields={"title": "confusion of ID classes"},
     )
-
-
-def finish_wandb() -> None:
-    """Ends the run of W&B, if there is one, so that the next job of a sweep starts its own."""
-    if wandb := sys.modules.get("wandb"):
-        with suppress(OSError, wandb.Error):  # it was lost before, which was said
-            wandb.finish()
 
 
 def wandb_logger(
@@ -158,28 +159,28 @@ def wandb_logger(
     log_checkpoint: bool = False,
     **options: Any,
 ) -> WandbLogger:
-    """Returns a Lightning logger around a W&B run that neither waits for a person nor a server.
+    """Returns a logger for a W&B run that never waits for user input or long for a server.
 
-    The mode is the given one, else `WANDB_MODE` or W&B's own settings, else online. Online
-    becomes offline, with one log line that says how to sync, if there is no key or no answer.
+    Without an API key, or if the server does not answer, an online run becomes an offline one;
+    a log line then tells how to upload it later.
 
     Args:
         project: W&B project.
-        save_dir: directory that receives `wandb/`; made if it is not there.
-        name: name of the run; W&B invents one if not given.
-        group: runs of one sweep share it.
-        tags: labels of the run, such as network and data set.
-        mode: `online`, `offline` or `disabled`.
-        init_timeout: seconds to wait for the server before going offline.
-        finish_timeout: seconds to wait at the end for what is not uploaded yet. What is left
-            stays on the disk: `wandb sync`.
-        id_file: keeps the id of the run, so that a run that was cut off goes on as the same one.
-        log_checkpoint: whether the best checkpoint is uploaded as an artifact.
-        options: further arguments of `wandb.init`, such as `job_type` or `entity`.
+        save_dir: Directory that receives `wandb/`; created if it does not exist.
+        name: Name of the run; W&B invents one by default.
+        group: Name that the runs of a sweep share.
+        tags: Labels of the run, such as network and data set.
+        mode: `online`, `offline` or `disabled`; by default `WANDB_MODE` or W&B's own settings.
+        init_timeout: Seconds to wait for the server before going offline.
+        finish_timeout: Seconds to wait for uploads at the end of the run. `wandb sync` uploads
+            the remaining files later.
+        id_file: File that keeps the id of the run, so that a resumed run continues it.
+        log_checkpoint: Whether to upload the best checkpoint as an artifact.
+        options: Further arguments of `wandb.init`, such as `job_type` or `entity`.
     """
     identity: dict[str, Any] = {"project": project, "name": name, "save_dir": save_dir}
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
-        return WandbLogger(**identity)  # Lightning gives it a dummy run on these ranks
+        return WandbLogger(**identity)  # on these processes Lightning gives it a dummy run
     Path(save_dir).mkdir(parents=True, exist_ok=True)
     options |= {"project": project, "dir": save_dir, "name": name, "group": group, "tags": tags}
     if id_file is not None and Path(id_file).exists():
@@ -188,7 +189,7 @@ def wandb_logger(
     run = start_run(mode, timeouts, options)
     if id_file is not None and not run.disabled:
         try_to_write(Path(id_file), lambda path: path.write_text(run.id))
-    run.define_metric("trainer/global_step")  # Lightning does so only for a run of its own
+    run.define_metric("trainer/global_step")  # Lightning does this only for runs that it starts
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     run.define_metric("epoch", hidden=True)
     for metric in OVER_EPOCHS:
@@ -199,13 +200,13 @@ def wandb_logger(
 
 
 def has_key(settings: "wandb.Settings") -> bool:
-    """Looks where W&B itself would (environment, settings, netrc) but never asks a person."""
+    """Returns whether W&B would find a key: in the environment, its settings or netrc."""
     known = settings.api_key or settings.identity_token_file
     return bool(known or get_netrc_auth(settings.base_url))
 
 
 def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "Run":
-    """Returns a run in the given mode, or offline if it can only be had by waiting."""
+    """Returns a run in the given mode, or offline if that mode would block."""
     import wandb
 
     settings = wandb.setup().settings
@@ -214,11 +215,11 @@ def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "
     reason = "no API key found"
     try:
         if mode != "online" or has_key(settings):
-            # offline runs of one id meet when they are synced
+            # offline runs with the same id are merged by `wandb sync`
             resume: Literal["allow"] | None = "allow" if mode == "online" else None
             return wandb.init(mode=mode, settings=patience, resume=resume, **options)
     except (wandb.Error, TimeoutError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
     run = wandb.init(mode="offline", settings=wandb.Settings(silent=True), **options)
-    log.warning("W&B is offline (%s); later: wandb sync %s", reason, Path(run.dir).parent)
+    log.warning("W&B is offline (%s); to upload: wandb sync %s", reason, Path(run.dir).parent)
     return run

@@ -1,4 +1,7 @@
-"""FeatureNorm and NormRatio, the score table, and the OOD metrics that follow from it."""
+"""FeatureNorm and NormRatio, the score table, and the OOD metrics computed from it.
+
+Statistics that detectors collect from ID images are in `src.metrics.statistics`.
+"""
 
 __all__ = [
     "NormRatio",

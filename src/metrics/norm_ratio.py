@@ -1,4 +1,4 @@
-"""The paper's two quantities: FeatureNorm of a feature map, and NormRatio of a block."""
+"""The two quantities of the paper: FeatureNorm of a feature map, and NormRatio of a block."""
 
 __all__ = ["NormRatio", "feature_norm"]
 
@@ -7,20 +7,20 @@ from torch import Tensor
 from torchmetrics import Metric
 
 CACHE_ELEMENTS = 2**19  # on a CPU, the rectified copy of this many values stays in the L2 cache
-SMALLEST_NORM = 1e-8  # keeps the ratio of a map that is dead on the pseudo-OOD image finite
+SMALLEST_NORM = 1e-8  # keeps the ratio finite if a pseudo-OOD image activates nothing
 
 
 def feature_norm(feature_map: Tensor) -> Tensor:
     """FeatureNorm: mean over channels of the L2 norm of each rectified activation map.
 
     Args:
-        feature_map: (B, C, H, W) output of a block, before or after its ReLU, of any float type.
+        feature_map: (B, C, H, W) output of a block, before or after its ReLU, in any float type.
 
     Returns:
         (B,) norms in float32, in units of the activation; larger is more in-distribution.
 
     Raises:
-        ValueError: if the input is not four-dimensional.
+        ValueError: If the input is not four-dimensional.
 
     Source:
         Yu et al., "Block Selection Method for Using Feature Norm in Out-of-distribution
@@ -40,7 +40,7 @@ def feature_norm(feature_map: Tensor) -> Tensor:
 def _feature_norm(feature_map: Tensor) -> Tensor:
     if feature_map.requires_grad and torch.is_grad_enabled():
         square = feature_map.float().relu().square().sum(dim=(2, 3))
-        alive = square > 0  # the slope of a root at 0 is infinite; that of a dead channel is 0
+        alive = square > 0  # the root has an infinite slope at 0; that of a dead channel is 0
         return (torch.where(alive, square, 1.0).sqrt() * alive).mean(dim=1)
     # in place on the one float32 copy: half the time of `relu().float().square()` on a CPU
     rectified = feature_map.to(torch.float32, copy=True).relu_()
@@ -48,19 +48,20 @@ def _feature_norm(feature_map: Tensor) -> Tensor:
 
 
 class NormRatio(Metric):
-    """NormRatio of L blocks: mean over images of FeatureNorm(ID) over FeatureNorm(pseudo-OOD).
+    """NormRatio of L blocks: mean over images of FeatureNorm(ID) / FeatureNorm(pseudo-OOD).
 
     Sums are kept in float64 and added over processes, so that the result does not depend on how
-    the images were split into batches or dealt to processes.
+    the images are split into batches or over processes.
 
     Args:
-        blocks: L, the number of blocks.
+        blocks: Number L of blocks.
 
     Source:
-        Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1: the mean of
+        Yu et al., "Block Selection Method for Using Feature Norm in Out-of-distribution
+        Detection", CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1: the mean of
         per-image ratios, not the ratio of means.
     Differs:
-        The denominator is at least 1e-8; the authors' `normratio.py` divides by zero there.
+        The denominator is at least 1e-8; the authors' `normratio.py` may divide by zero.
     """
 
     is_differentiable = False
@@ -79,7 +80,7 @@ class NormRatio(Metric):
             self.add_state(name, torch.zeros(blocks, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, norm_id: Tensor, norm_pseudo_ood: Tensor) -> None:
-        """Adds images: (B, L) FeatureNorms of each, clean and turned into pseudo-OOD."""
+        """Adds images: (B, L) FeatureNorms of the ID images and of their pseudo-OOD versions."""
         norm_id, norm_pseudo_ood = norm_id.double(), norm_pseudo_ood.double()
         self.count += len(norm_id)
         self.ratio += (norm_id / norm_pseudo_ood.clamp_min(SMALLEST_NORM)).sum(dim=0)

@@ -1,4 +1,4 @@
-"""How well a score separates ID from OOD: the field's figures, exact with ties."""
+"""The usual figures of how well a score separates ID from OOD, exact with ties."""
 
 import torch
 from torch import Tensor
@@ -10,24 +10,24 @@ __all__ = ["ood_metrics"]
 def ood_metrics(id_score: Tensor, ood_score: Tensor) -> dict[str, float]:
     """Returns the six OOD figures of one detector on one OOD set, as fractions.
 
-    A figure is a pure function of how many ID and OOD scores lie on each side of each distinct
-    score, so it depends on the order of the scores alone: neither on their scale, nor on how
-    ties were sorted. The work is done in float64 on the CPU, whatever the dtype and device.
+    Each figure depends only on how many ID and OOD scores lie on each side of each distinct score:
+    on the order of the scores, and neither on their scale nor on how ties are sorted. All work is
+    done in float64 on the CPU, whatever the type and device of the scores.
 
     Args:
         id_score: (N,) scores of the ID images; higher is more in-distribution.
         ood_score: (M,) scores of the OOD images.
 
     Returns:
-        auroc: probability that an ID score exceeds an OOD score, ties counting one half.
-        fpr95_id_pos: share of OOD accepted by the tightest threshold that accepts 95 % of ID.
-        fpr95_ood_pos: share of ID rejected by the tightest threshold that rejects 95 % of OOD.
-        aupr_in: average precision with ID as the positive class.
-        aupr_out: average precision with OOD as the positive class.
-        detection_error: smallest error of any threshold when ID and OOD are equally likely.
+        auroc: Probability that an ID score exceeds an OOD score; a tie counts one half.
+        fpr95_id_pos: Share of OOD accepted by the tightest threshold that accepts 95 % of ID.
+        fpr95_ood_pos: Share of ID rejected by the tightest threshold that rejects 95 % of OOD.
+        aupr_in: Average precision with ID as the positive class.
+        aupr_out: Average precision with OOD as the positive class.
+        detection_error: Smallest error of any threshold if ID and OOD are equally likely.
 
     Raises:
-        ValueError: if an input is not a non-empty (N,) float tensor, or holds NaN or infinity.
+        ValueError: If an input is not a non-empty (N,) float tensor, or holds NaN or infinity.
 
     Source:
         AUROC and AUPR: Hendrycks and Gimpel, ICLR 2017, https://arxiv.org/abs/1610.02136.
@@ -55,7 +55,11 @@ def ood_metrics(id_score: Tensor, ood_score: Tensor) -> dict[str, float]:
 
 
 def finite_scores(name: str, score: Tensor) -> Tensor:
-    """Returns the scores as float64 on the CPU, or raises if they cannot be ranked."""
+    """Returns the scores as float64 on the CPU.
+
+    Raises:
+        ValueError: If they are not a non-empty (N,) float tensor of finite values.
+    """
     if score.ndim != 1 or len(score) == 0 or not score.is_floating_point():
         raise ValueError(
             f"expected {name} to be a non-empty (N,) float tensor, got shape "
@@ -75,7 +79,7 @@ def accepted(id_score: Tensor, ood_score: Tensor) -> Tensor:
     """Returns the (2, V + 1) int64 counts of ID and OOD accepted, from none to all of them.
 
     Column v counts the scores at or above the v-th largest of the V distinct scores. Column 0
-    is the trivial threshold that accepts nothing.
+    belongs to the threshold that accepts nothing.
     """
     score, order = torch.cat([id_score, ood_score]).sort(descending=True)
     is_id = order < len(id_score)
@@ -88,14 +92,14 @@ def accepted(id_score: Tensor, ood_score: Tensor) -> Tensor:
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Returns the area under the ROC curve, in integers up to the one division."""
+    """Returns the area under the ROC curve, computed in integers up to one division."""
     twice_area = (positive[1:] + positive[:-1]) * negative.diff()
     return int(twice_area.sum()) / int(2 * positive[-1] * negative[-1])
 
 
 def fpr95(positive: Tensor, negative: Tensor) -> float:
     """Returns the false positive rate at the first threshold with a true positive rate >= 95 %."""
-    # In integers, because a rounded rate could shift the threshold by one sample.
+    # integers, because a rounded rate could shift the threshold by one sample
     enough = 100 * positive >= 95 * positive[-1]
     return int(negative[enough][0]) / int(negative[-1])
 

@@ -1,4 +1,4 @@
-"""The score table: one row per image, one column per detector, exact on many processes."""
+"""The score table: one row per image and one column per detector."""
 
 __all__ = ["ScoreTable", "Scores"]
 
@@ -11,20 +11,20 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-ROW = ("source", "index", "label", "prediction")  # columns of Scores beside the score
+ROW = ("source", "index", "label", "prediction")  # columns of Scores besides the score
 
 
 class Scores:
-    """All scores of a benchmark, in the order of source and index. Every figure follows from it.
+    """All scores of a benchmark, sorted by source and index; every figure follows from them.
 
     Attributes:
-        detectors: names of the J columns.
-        sources: names of the data sets; the first is "id".
+        detectors: Names of the J columns.
+        sources: Names of the data sets; the first is "id".
         score: (N, J) float64 on the CPU, higher = more in-distribution.
         source: (N,) int64, position in `sources`.
         index: (N,) int64, position in the source.
-        label: (N,) int64, -1 where there is none.
-        prediction: (N,) int64, the class of the largest logit.
+        label: (N,) int64, -1 if the image has none.
+        prediction: (N,) int64, class of the largest logit.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Returns the table of a finished run, from its `scores.npz`."""
+        """Returns the table in the `scores.npz` of a finished run."""
         with np.load(path, allow_pickle=False) as file:
             row = torch.from_numpy(np.stack([file[name] for name in ROW], axis=1))
             score = torch.from_numpy(file["score"])
@@ -60,23 +60,23 @@ class Scores:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images per source."""
+        """Number of images of each source."""
         return {name: len(self.of(name)) for name in self.sources}
 
     @property
     def id_accuracy(self) -> float:
-        """Share of labelled ID images whose prediction is right."""
+        """Share of the labelled ID images with a correct prediction."""
         labelled = (self.source == 0) & (self.label >= 0)
         right = self.prediction[labelled] == self.label[labelled]
         return right.double().mean().item()
 
 
 class ScoreTable(Metric):
-    """Collects rows batch by batch on every process; padding rows (index -1) never get in.
+    """Collects rows batch by batch on every process and drops padding rows (index -1).
 
     Args:
-        detectors: names of the J columns.
-        sources: names of the data sets.
+        detectors: Names of the J columns.
+        sources: Names of the data sets.
     """
 
     is_differentiable = False
@@ -100,7 +100,7 @@ class ScoreTable(Metric):
 
         Args:
             score: (B, J), higher = more in-distribution.
-            source: position of the images' data set in `sources`.
+            source: Position of the data set in `sources`.
             index: (B,) int64 position of each image in its data set, -1 for padding.
             label: (B,) int64.
             prediction: (B,) int64.

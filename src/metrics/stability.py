@@ -1,8 +1,8 @@
-"""How firmly NormRatio selects its block: on other samples of the images, and other puzzles."""
+"""How stable the selection is: on bootstrap samples of the images, and with other puzzles."""
 
 __all__ = ["Replicates", "SelectionBootstrap", "SelectionStability"]
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import accumulate
 from math import exp, factorial
@@ -14,16 +14,17 @@ from torchmetrics import Metric
 
 from src.counter_random import random_bits
 from src.metrics.norm_ratio import SMALLEST_NORM, NormRatio
+from src.records.selection import margin, select
 
 PseudoOOD = Callable[[Tensor, Tensor], Tensor]
-# not 0, 1, ...: the puzzles are cut by those, and weights must not follow the order of the tiles
+# not 0, 1, ..., which the puzzles use: the weights must be independent of the order of the tiles
 SEED = 0xB007_57A9
-# P(weight <= k) of a Poisson variable of mean 1; more than 15 happens once in 10^14 draws
+# P(weight <= k) for a Poisson variable of mean 1; a weight above 15 occurs once in 10^14 draws
 POISSON = [int(2**63 * p) for p in accumulate(exp(-1) / factorial(k) for k in range(16))]
 
 
 class Replicates:
-    """NormRatio of L blocks on the images, and on R samples of as many with replacement.
+    """NormRatio of L blocks on the images, and on R bootstrap samples of them.
 
     Attributes:
         ratio: (R, L) float64, of each sample.
@@ -35,40 +36,34 @@ class Replicates:
 
     @property
     def share(self) -> Tensor:
-        """(L,) share of the samples in which a block is selected; the deeper one on a tie."""
-        blocks = self.ratio.shape[1]
-        chosen = blocks - 1 - self.ratio.flip(1).argmax(dim=1)
-        return torch.bincount(chosen, minlength=blocks).double() / len(chosen)
+        """(L,) Share of the samples in which each block is selected."""
+        chosen = torch.from_numpy(select(self.ratio.cpu()))
+        return torch.bincount(chosen, minlength=self.ratio.shape[1]).double() / len(chosen)
 
     @property
     def standard_error(self) -> Tensor:
-        """(L,) of each block's NormRatio."""
+        """(L,) Standard error of the NormRatio of each block."""
         return self.ratio.std(dim=0, correction=0)
 
     @property
     def margin(self) -> Tensor:
-        """(R,) the selected block's NormRatio minus the largest of another; 0 if there is none.
+        """(R,) NormRatio of the block selected on the images minus the largest of the others.
 
-        Below 0 in a sample that selects another block.
+        It is negative in a sample that selects another block, and 0 if there is only one block.
         """
-        blocks = len(self.observed)
-        if blocks == 1:
-            return torch.zeros_like(self.ratio[:, 0])
-        selected = blocks - 1 - int(self.observed.flip(0).argmax())
-        other = [block for block in range(blocks) if block != selected]
-        return self.ratio[:, selected] - self.ratio[:, other].amax(dim=1)
+        return torch.from_numpy(margin(self.ratio.cpu(), int(select(self.observed.cpu()))))
 
 
 class SelectionBootstrap(Metric):
     """NormRatio of L blocks on R bootstrap samples of the images, in one pass over them.
 
-    An image counts Poisson(1) times in a sample, drawn from (seed, index, sample) alone: the
+    An image occurs Poisson(1) times in a sample, drawn from (seed, index, sample) alone: the
     samples are the same for any batches and any number of processes, and no image is kept.
 
     Args:
-        blocks: L, the number of blocks.
-        replicates: R, the number of samples.
-        seed: of the draws.
+        blocks: Number of blocks, L.
+        replicates: Number of samples, R.
+        seed: Seed of the random draws.
 
     Source:
         Poisson bootstrap: Chamandy, Muralidharan, Najmi and Naidu, "Estimating uncertainty for
@@ -91,34 +86,41 @@ class SelectionBootstrap(Metric):
         self.add_state("total", zero, dist_reduce_fx="sum")
 
     def update(self, norm_id: Tensor, norm_pseudo_ood: Tensor, index: Tensor) -> None:
-        """Adds images: (B, L) FeatureNorms, clean and turned into pseudo-OOD, and (B,) numbers."""
+        """Adds images.
+
+        Args:
+            norm_id: (B, L) FeatureNorm of the ID images.
+            norm_pseudo_ood: (B, L) FeatureNorm of the same images turned into pseudo-OOD.
+            index: (B,) int64 positions of the images in their set.
+        """
         ratio = norm_id.double() / norm_pseudo_ood.double().clamp_min(SMALLEST_NORM)
         weight = torch.cat([torch.ones_like(index)[:, None], self.draw(index)], dim=1).double()
         self.weight += weight.sum(dim=0)
         self.total += weight.T @ ratio
 
     def draw(self, index: Tensor) -> Tensor:
-        """Returns (B, R) int64: how often each image is in each sample."""
+        """Returns (B, R) int64: how often each image occurs in each sample."""
         bits = random_bits(index, self.replicates, seed=self.seed)
         return torch.bucketize(bits, torch.tensor(POISSON, device=index.device), right=True)
 
     def compute(self) -> Replicates:
-        """Returns NormRatio of the samples; one without any image (of a few) is left out."""
+        """Returns NormRatio of the samples; a sample without any image is left out."""
         ratio = self.total / self.weight[:, None]
         return Replicates(ratio[1:][self.weight[1:] > 0], ratio[0])
 
 
 class SelectionStability:
-    """Measures a selection once more: on bootstrap samples of its images, and of other seeds.
+    """Repeats a selection on bootstrap samples of its images, and with other seeds.
 
-    It neither selects nor draws a random number that anything else would have drawn.
+    It does not change the selection, and draws no random number that anything else would draw.
 
     Args:
-        pseudo_ood: what the selection uses; without an attribute `seed`, it has no other seeds.
-        blocks: names of the L blocks.
-        replicates: bootstrap samples, 0 for none.
-        seeds: how many other seeds; each is one more forward of the images.
-        device: where the norms are.
+        pseudo_ood: Pseudo-OOD of the selection; without an attribute `seed`, no other seeds are
+            tried.
+        blocks: Names of the L blocks, by depth.
+        replicates: Number of bootstrap samples; 0 for none.
+        seeds: Number of other seeds; each takes one more forward pass of the images.
+        device: Device of the norms.
     """
 
     def __init__(
@@ -143,26 +145,24 @@ class SelectionStability:
         if self.bootstrap.replicates:
             found["bootstrap"] = self._bootstrap()
         if self.puzzles:
-            found["seeds"] = list(self._seeds())
+            found["seeds"] = [self._with_seed(seed) for seed in self.puzzles]
         return found
 
     def _bootstrap(self) -> dict[str, Any]:
         replicates = self.bootstrap.compute()
+        share, error = replicates.share.tolist(), replicates.standard_error.tolist()
         return {
             "replicates": len(replicates.ratio),
-            "share": dict(zip(self.blocks, replicates.share.tolist(), strict=True)),
-            "standard_error": dict(
-                zip(self.blocks, replicates.standard_error.tolist(), strict=True)
-            ),
+            "share": dict(zip(self.blocks, share, strict=True)),
+            "standard_error": dict(zip(self.blocks, error, strict=True)),
             "margin_standard_error": replicates.margin.std(correction=0).item(),
         }
 
-    def _seeds(self) -> Iterator[dict[str, Any]]:
-        for seed, metric in self.norm_ratio.items():
-            ratio = metric.compute()["ratio"].reshape(-1).tolist()
-            norm_ratio = dict(zip(self.blocks, ratio, strict=True))
-            selected = max(reversed(self.blocks), key=norm_ratio.__getitem__)
-            yield {"seed": seed, "selected": selected, "norm_ratio": norm_ratio}
+    def _with_seed(self, seed: int) -> dict[str, Any]:
+        ratio = self.norm_ratio[seed].compute()["ratio"].reshape(-1).tolist()
+        selected = self.blocks[int(select(ratio))]
+        norm_ratio = dict(zip(self.blocks, ratio, strict=True))
+        return {"seed": seed, "selected": selected, "norm_ratio": norm_ratio}
 
 
 def reseeded(pseudo_ood: PseudoOOD, seed: int) -> PseudoOOD:

@@ -1,4 +1,4 @@
-"""Statistics of ID images, streamed in batches and exact on any number of processes."""
+"""Statistics of ID images, collected in batches and exact on any number of processes."""
 
 __all__ = [
     "Bank",
@@ -21,13 +21,13 @@ from src.counter_random import random_bits
 
 
 class Gaussian:
-    """Moments in float64.
+    """Number, mean and covariance of rows, in float64.
 
     Attributes:
-        count: () number of rows; (K,) of each class.
-        mean: (D,) mean; (K, D) of each class, NaN where a class has no row.
-        covariance: (D, D), divided by the number of rows; about each row's class mean if there
-            are classes.
+        count: () number of rows, or (K,) numbers for K classes.
+        mean: (D,) mean, or (K, D) class means, NaN for a class without rows.
+        covariance: (D, D) covariance, divided by the number of rows. With classes, deviations are
+            taken from the class means.
     """
 
     def __init__(self, count: Tensor, mean: Tensor, covariance: Tensor) -> None:
@@ -35,7 +35,7 @@ class Gaussian:
 
 
 class Sums:
-    """Sums of each class, in float64.
+    """Number and sum of the rows of each class, in float64.
 
     Attributes:
         count: (K,) number of rows.
@@ -47,10 +47,10 @@ class Sums:
 
 
 class _Statistic(Metric):
-    """A state that starts as a scalar and takes its shape from the first batch.
+    """A metric whose states start as scalars and take their shape from the first batch.
 
-    What has a shape to keep is returned in an object: torchmetrics turns a tensor of one value
-    into a scalar.
+    `compute` returns an object where shapes matter, because torchmetrics turns a tensor of one
+    value into a scalar.
     """
 
     is_differentiable = False
@@ -58,7 +58,7 @@ class _Statistic(Metric):
     full_state_update = False
 
     def add_sums(self, *names: str) -> None:
-        """Adds states in float64 that are summed over processes."""
+        """Declares float64 states that are summed over processes."""
         for name in names:
             zero = torch.zeros((), dtype=torch.float64)
             self.add_state(name, zero, dist_reduce_fx="sum")
@@ -100,7 +100,7 @@ class ClassSums(_Statistic):
         """Adds (B, D) rows with (B,) labels.
 
         Raises:
-            ValueError: if a label is not within 0..K-1.
+            ValueError: If a label is not within 0..K-1.
         """
         check_labels(label, num_classes)
         sums = row.new_zeros(num_classes, row.shape[1], dtype=torch.float64)
@@ -153,7 +153,7 @@ class ClassMoments(_Statistic):
         """Adds (B, D) rows with (B,) labels.
 
         Raises:
-            ValueError: if a label is not within 0..K-1.
+            ValueError: If a label is not within 0..K-1.
         """
         check_labels(label, num_classes)
         row = row.double()
@@ -185,7 +185,7 @@ class ClassExtrema(_Statistic):
         """Adds (B, D) rows with (B,) labels.
 
         Raises:
-            ValueError: if a label is not within 0..K-1.
+            ValueError: If a label is not within 0..K-1.
         """
         check_labels(label, num_classes)
         at = label[:, None].expand_as(row)
@@ -194,17 +194,17 @@ class ClassExtrema(_Statistic):
             setattr(self, name, state.scatter_reduce(0, at, row, reduce))
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Returns (K, D) smallest and (K, D) largest values: inf and -inf of an empty class."""
+        """Returns (K, D) smallest and (K, D) largest values; inf and -inf for an empty class."""
         _require(self.smallest.isfinite())
         return self.smallest, self.largest
 
 
 class Bank(_Statistic):
-    """Rows of the images, or of a random part of them that depends on nothing but their indices.
+    """Rows of the images, or of a random subset that depends on their indices alone.
 
     Args:
-        size: largest number of rows kept; None keeps all.
-        seed: of the choice.
+        size: Largest number of rows to keep. None keeps all.
+        seed: Seed of the choice.
     """
 
     row: list[Tensor]
@@ -213,7 +213,9 @@ class Bank(_Statistic):
     def __init__(self, size: int | None = None, *, seed: int = 0) -> None:
         super().__init__()
         if size is not None and size < 1:
-            raise ValueError(f"expected a bank of at least one row, got size={size}")
+            raise ValueError(
+                f"expected a bank of at least one row, got size={size}; set None to keep all"
+            )
         self.size, self.seed = size, seed
         self.add_state("row", [], dist_reduce_fx="cat")
         self.add_state("index", [], dist_reduce_fx="cat")
@@ -240,10 +242,10 @@ class Bank(_Statistic):
 
 
 def check_labels(label: Tensor, num_classes: int) -> None:
-    """Refuses labels that are no classes.
+    """Checks that every label is a class.
 
     Raises:
-        ValueError: if a label is not within 0..K-1.
+        ValueError: If a label is not within 0..K-1.
     """
     if wrong := label[(label < 0) | (label >= num_classes)].tolist():
         raise ValueError(

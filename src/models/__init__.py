@@ -1,4 +1,7 @@
-"""Networks for small images: the paper's and their kin; those for ImageNet are torchvision's."""
+"""Networks for small images: those of the paper and close relatives.
+
+The networks for ImageNet come from torchvision.
+"""
 
 from .resnet import ResNet, resnet18, resnet34, resnet50
 from .vgg import VGG, vgg11, vgg11_bn, vgg16, vgg16_bn

@@ -12,9 +12,9 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut around them and a ReLU after the sum.
 
     Args:
-        in_channels: channels of the input map.
-        width: channels of the convolutions and of the output map.
-        stride: factor by which height and width shrink.
+        in_channels: Number of channels of the input map.
+        width: Number of channels of the convolutions and of the output map.
+        stride: Factor by which height and width shrink.
     """
 
     expansion = 1
@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
         self.shortcut = shortcut(in_channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the rectified (B, C, H, W) sum of branch and shortcut, a tensor of its own."""
+        """Returns the rectified (B, C, H, W) sum of branch and shortcut as a new tensor."""
         branch = F.relu(self.bn1(self.conv1(x)))
         branch = self.bn2(self.conv2(branch))
         return F.relu(branch + self.shortcut(x))
@@ -38,9 +38,9 @@ class Bottleneck(nn.Module):
     """A 3x3 convolution between two 1x1 convolutions, with a shortcut and a ReLU after the sum.
 
     Args:
-        in_channels: channels of the input map.
-        width: channels of the 3x3 convolution; the output map has four times as many.
-        stride: factor by which height and width shrink.
+        in_channels: Number of channels of the input map.
+        width: Number of channels of the 3x3 convolution; the output map has four times as many.
+        stride: Factor by which height and width shrink.
     """
 
     expansion = 4
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
         self.shortcut = shortcut(in_channels, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the rectified (B, C, H, W) sum of branch and shortcut, a tensor of its own."""
+        """Returns the rectified (B, C, H, W) sum of branch and shortcut as a new tensor."""
         branch = F.relu(self.bn1(self.conv1(x)))
         branch = F.relu(self.bn2(self.conv2(branch)))
         branch = self.bn3(self.conv3(branch))
@@ -78,22 +78,23 @@ class ResNet(nn.Module):
     "Block 4.1" of ResNet-18, which is `layer4.0`.
 
     Args:
-        depth: blocks in each of the four stages.
-        width: of the blocks of the first stage; every later stage doubles it.
-        num_classes: width of the logits.
-        in_channels: channels of the image.
-        stem_padding: 1 keeps 32x32 maps at 32, 16, 8 and 4 pixels, as in the paper's table;
-            2 makes them 34, 17, 9 and 5, as in the official code.
-        block: what the stages are made of.
+        depth: Number of blocks in each of the four stages.
+        width: Width of the blocks in the first stage; each later stage doubles it.
+        num_classes: Number of classes.
+        in_channels: Number of channels of the image.
+        stem_padding: Padding of the first convolution. For 32x32 images, 1 gives maps of 32, 16, 8
+            and 4 pixels, as in the paper's table, and 2 gives maps of 34, 17, 9 and 5, as in the
+            official code.
+        block: Class of the blocks.
 
     Raises:
-        ValueError: if `depth` is not four positive numbers.
+        ValueError: If `depth` is not four positive numbers.
 
     Source:
         He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
         https://arxiv.org/abs/1512.03385. The state dict has the layout of `resnet.py` in
-        https://github.com/gist-ailab/block-selection-for-OOD-detection, and with a stem padding of
-        1 that of OpenOOD's `resnet18_32x32.py`.
+        https://github.com/gist-ailab/block-selection-for-OOD-detection, and of OpenOOD's
+        `resnet18_32x32.py` for a stem padding of 1.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ def stage(
     depth: int,
     stride: int,
 ) -> nn.Sequential:
-    """Returns `depth` blocks in a row, of which the first changes the shape."""
+    """Returns a sequence of `depth` blocks, of which the first changes the shape."""
     first = block(in_channels, width, stride)
     rest = (block(width * block.expansion, width) for _ in range(depth - 1))
     return nn.Sequential(first, *rest)
@@ -149,8 +150,9 @@ def resnet18(num_classes: int = 10, stem_padding: int = 1) -> ResNet:
     """Returns ResNet-18 for small images: 11,173,962 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
-        stem_padding: 1 for the paper's map sizes, 2 for those of the official code.
+        num_classes: Number of classes.
+        stem_padding: Padding of the first convolution: 1 for the map sizes of the paper, 2 for
+            those of the official code.
     """
     return ResNet((2, 2, 2, 2), num_classes=num_classes, stem_padding=stem_padding)
 
@@ -159,8 +161,8 @@ def resnet34(num_classes: int = 10, stem_padding: int = 1) -> ResNet:
     """Returns ResNet-34 for small images: 21,282,122 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
-        stem_padding: as in `resnet18`.
+        num_classes: Number of classes.
+        stem_padding: Padding of the first convolution; see `resnet18`.
     """
     return ResNet((3, 4, 6, 3), num_classes=num_classes, stem_padding=stem_padding)
 
@@ -169,8 +171,8 @@ def resnet50(num_classes: int = 10, stem_padding: int = 1) -> ResNet:
     """Returns ResNet-50 for small images: 23,520,842 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
-        stem_padding: as in `resnet18`.
+        num_classes: Number of classes.
+        stem_padding: Padding of the first convolution; see `resnet18`.
     """
     return ResNet(
         (3, 4, 6, 3), num_classes=num_classes, stem_padding=stem_padding, block=Bottleneck

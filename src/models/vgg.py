@@ -15,20 +15,20 @@ VGG16 = (
 
 
 class VGG(nn.Module):
-    """Plain stack of 3x3 convolutions and max-pools under a classifier of three linear layers.
+    """Stack of 3x3 convolutions and max-pools, followed by three linear layers.
 
-    The blocks of the paper, for VGG-11, are `features.{1,4,7,10,12,14,17,19}`: the ReLU after each
-    convolution, but for the fourth, which is the max-pool after its ReLU. The paper selects
+    For VGG-11, the blocks of the paper are `features.{1,4,7,10,12,14,17,19}`: the ReLU after each
+    convolution, except that the fourth block is the max-pool after its ReLU. The paper selects
     "Layer 7", which is `features.14`.
 
     Args:
-        config: layers from image to classifier: a number is a convolution with that many channels
-            and its ReLU, "M" is a max-pool that halves height and width.
-        num_classes: width of the logits.
-        batch_norm: whether each convolution is followed by batch norm; the paper's has none.
+        config: Layers between image and classifier. A number is a convolution with that many
+            channels and its ReLU; "M" is a max-pool that halves height and width.
+        num_classes: Number of classes.
+        batch_norm: Whether batch norm follows each convolution; the paper uses none.
 
     Raises:
-        ValueError: if `config` holds anything else, or no convolution.
+        ValueError: If `config` contains anything else or no convolution.
 
     Source:
         Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
@@ -36,8 +36,8 @@ class VGG(nn.Module):
         `vgg.py` in https://github.com/gist-ailab/block-selection-for-OOD-detection.
 
     Differs:
-        The official code flattens the last map, the same for 32x32 images, whose map is 1x1; here
-        it is averaged, so larger images work.
+        The official code flattens the last map; here it is averaged, so that larger images work.
+        For 32x32 images, whose last map is 1x1, both are the same.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class VGG(nn.Module):
 
 
 def layers(config: Sequence[int | str], batch_norm: bool) -> nn.Sequential:
-    """Returns the layers that `config` spells, none of which writes over its input."""
+    """Returns the layers that `config` describes; none of them overwrites its input."""
     sequence = nn.Sequential()
     channels = 3
     for entry in config:
@@ -89,10 +89,10 @@ def layers(config: Sequence[int | str], batch_norm: bool) -> nn.Sequential:
 
 
 def vgg11(num_classes: int = 10) -> VGG:
-    """Returns VGG-11, the paper's: 9,750,922 parameters at 10 classes.
+    """Returns VGG-11, as in the paper: 9,750,922 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: Number of classes.
     """
     return VGG(VGG11, num_classes)
 
@@ -101,7 +101,7 @@ def vgg11_bn(num_classes: int = 10) -> VGG:
     """Returns VGG-11 with batch norm: 9,756,426 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: Number of classes.
     """
     return VGG(VGG11, num_classes, batch_norm=True)
 
@@ -110,7 +110,7 @@ def vgg16(num_classes: int = 10) -> VGG:
     """Returns VGG-16: 15,245,130 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: Number of classes.
     """
     return VGG(VGG16, num_classes)
 
@@ -119,6 +119,6 @@ def vgg16_bn(num_classes: int = 10) -> VGG:
     """Returns VGG-16 with batch norm: 15,253,578 parameters at 10 classes.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: Number of classes.
     """
     return VGG(VGG16, num_classes, batch_norm=True)

@@ -1,6 +1,6 @@
-"""A classifier whose blocks can be observed, whatever it was built from.
+"""A classifier whose blocks can be observed.
 
-`Network` wraps any classifier; `observe` returns a `ForwardPass`, all that a detector may look at.
+`Network` wraps any classifier; `observe` returns a `ForwardPass`, the only input of a detector.
 """
 
 __all__ = ["Call", "ForwardPass", "Network", "Place", "Reader", "load_weights", "tap", "trace"]

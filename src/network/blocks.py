@@ -1,4 +1,4 @@
-"""Places in a network: which modules are blocks, and how their outputs are read."""
+"""The blocks of a network: which modules they are, and how to read their outputs."""
 
 __all__ = ["Place", "find_blocks", "find_head", "propose_blocks"]
 
@@ -24,12 +24,12 @@ class Place:
         layout: "channels_first" (B, C, H, W), "channels_last" (B, H, W, C), or "tokens" (B, N, C),
             where tokens take the role of positions.
         shape: (C, H, W) of the map; (C, N, 1) of tokens.
-        stride: image pixels per position, a power of two where the sides do not divide.
-        class_tokens: leading tokens that stand for no part of the image and are left out.
-        overwritten: whether a later in-place operation of the network overwrites the output.
+        stride: Image pixels per position; rounded to a power of two if the sides do not divide.
+        class_tokens: Number of leading tokens that represent no part of the image; left out.
+        overwritten: Whether a later in-place operation of the network overwrites the output.
 
     Differs:
-        The paper has convolutional networks alone; the other two layouts are ours.
+        The paper uses convolutional networks only; the other two layouts are additions.
     """
 
     layout: str
@@ -51,7 +51,7 @@ def find_head(root: Call, logits: Tensor) -> str:
     """Returns the path of the `nn.Linear` that returned the logits.
 
     Raises:
-        ValueError: if none did.
+        ValueError: If no `nn.Linear` returned them.
     """
     for call in root:
         if isinstance(call.module, nn.Linear) and isinstance(logits, Tensor) and logits.dim() == 2:
@@ -67,16 +67,16 @@ def find_head(root: Call, logits: Tensor) -> str:
 def find_blocks(
     root: Call, blocks: str | Sequence[str], image_shape: Sequence[int]
 ) -> dict[str, Place]:
-    """Returns the blocks in execution order, each with the way to read its output.
+    """Returns the blocks in execution order, each with the layout of its output.
 
     Args:
-        root: trace of the network.
-        blocks: a regular expression that a module path matches in full, or a list of paths.
+        root: Trace of the network.
+        blocks: Regular expression that must match whole module paths, or a list of paths.
         image_shape: (C, H, W) of the images that were traced.
 
     Raises:
-        ValueError: if none is named, nothing matches, a listed path does not exist, or a block
-            does not run exactly once or does not return a feature map.
+        ValueError: If the list is empty, nothing matches, a listed path does not exist, or a
+            block does not run exactly once or does not return a feature map.
     """
     net = root.module
     paths = [path for path, _ in net.named_modules() if path]
@@ -111,17 +111,17 @@ def find_blocks(
 
 
 def propose_blocks(root: Call, image_shape: Sequence[int]) -> list[str]:
-    """Returns the paths of modules that make good blocks, in execution order.
+    """Returns the paths of modules that are suitable blocks, in execution order.
 
-    These are the outermost modules that return a map and do more than to chain others (a residual
-    sum, a concatenation), and behind the first of them, or in a network that has none, each
-    convolution with its norm and activation, named by the last of these.
+    These are the outermost modules that return a map and do more than run others in sequence (a
+    residual sum, a concatenation). After the first of them, or in a network without any, each
+    convolution with its normalisation and activation is a block too, named by the last of these.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: If no suitable module is found.
     """
     count: dict[str, int] = {}
-    joining: set[type[nn.Module]] = set()  # one instance that does more than to chain is enough
+    joining: set[type[nn.Module]] = set()  # one instance that does more is enough
     for call in root:
         count[call.path] = count.get(call.path, 0) + 1
         if not _is_leaf(call) and not call.chains:
@@ -160,11 +160,11 @@ def propose_blocks(root: Call, image_shape: Sequence[int]) -> list[str]:
 
 
 def _runs(steps: Sequence[Call], is_map: Callable[[Call], bool]) -> Iterator[list[Call]]:
-    """Yields each convolution with the leaves behind it that keep the shape of its map."""
+    """Yields each convolution with the leaves after it that keep the shape of its map."""
     run: list[Call] = []
     for call in steps:
         convolves = isinstance(call.module, nn.Conv2d)
-        goes_on = (
+        continues = (
             bool(run)
             and not convolves
             and _is_leaf(call)
@@ -172,7 +172,7 @@ def _runs(steps: Sequence[Call], is_map: Callable[[Call], bool]) -> Iterator[lis
             and call.takes_what(run[-1])
             and call.output[0].shape == run[-1].output[0].shape
         )
-        if goes_on:
+        if continues:
             run.append(call)
             continue
         if run:
@@ -183,7 +183,7 @@ def _runs(steps: Sequence[Call], is_map: Callable[[Call], bool]) -> Iterator[lis
 
 
 def _is_leaf(call: Call) -> bool:
-    """Whether nothing inside it can be a block; a convolution may pad by a module of its own."""
+    """Whether nothing inside the call can be a block; a convolution may contain its padding."""
     return not call.inside or isinstance(call.module, nn.Conv2d)
 
 
@@ -200,7 +200,7 @@ def _checked_place(call: Call, image_shape: Sequence[int]) -> Place:
 
 
 def _place(output: tuple[Any, int], image_shape: Sequence[int]) -> Place | None:
-    """Returns how an output is a map of the image, or None: its sides have the image's ratio."""
+    """Returns the layout of an output whose sides have the ratio of the image, else None."""
     tensor, version = output
     if not isinstance(tensor, Tensor) or tensor.dim() not in (3, 4) or len(tensor) != 2:
         return None
@@ -221,7 +221,7 @@ def _place(output: tuple[Any, int], image_shape: Sequence[int]) -> Place | None:
 
 
 def _largest_grid(tokens: int, height: int, width: int) -> int:
-    """Returns how many of the tokens fill the largest grid that has the image's ratio of sides."""
+    """Returns the size of the largest token grid with the aspect ratio of the image."""
     ratio = Fraction(height, width)
     scale = math.isqrt(tokens // (ratio.numerator * ratio.denominator))
     return scale**2 * ratio.numerator * ratio.denominator or tokens

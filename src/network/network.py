@@ -1,4 +1,4 @@
-"""A classifier whose blocks can be observed: images in, logits and feature maps out."""
+"""The network: images in, logits and the feature maps of its blocks out."""
 
 __all__ = ["ForwardPass", "Network", "Reader"]
 
@@ -16,6 +16,7 @@ from src.metrics.norm_ratio import feature_norm
 from src.network.blocks import Place, find_blocks, find_head, propose_blocks
 from src.network.tracing import tap, trace
 from src.network.weights import load_weights
+from src.records.selection import select
 
 Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone
 
@@ -24,17 +25,17 @@ _Look = tuple[Tensor, dict[tuple[str, Reader], Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class ForwardPass:
-    """One forward pass of a batch: all that a detector may look at.
+    """One forward pass of a batch: the only input of a detector.
 
     Attributes:
         image: (B, C, H, W) input, in [0, 1].
         logits: (B, K) output.
         feature: (B, D) penultimate feature, the input of the head.
-        feature_map: block -> (B, C, H, W) output, in execution order; (B, C, N, 1) of N tokens;
-            empty if not kept.
-        norm: block -> (B,) FeatureNorm, in execution order, float32.
-        network: the network that was observed.
-        reading: (block, reader) -> what the reader made of the feature map on the way.
+        feature_map: Block -> (B, C, H, W) output, in execution order; (B, C, N, 1) for N tokens.
+            Empty if the maps were not kept.
+        norm: Block -> (B,) FeatureNorm, in execution order, float32.
+        network: The network that was observed.
+        reading: (block, reader) -> result of the reader on the feature map during the pass.
     """
 
     image: Tensor
@@ -46,10 +47,10 @@ class ForwardPass:
     reading: Mapping[tuple[str, Reader], Tensor] = field(default_factory=dict)
 
     def read(self, block: str, reader: Reader) -> Tensor:
-        """Returns `reader` of the block's feature map: read on the way, or of the map kept.
+        """Returns the result of `reader` on the block's feature map.
 
         Raises:
-            ValueError: if neither was kept.
+            ValueError: If neither the map nor this result was kept.
         """
         if (block, reader) in self.reading:
             return self.reading[block, reader]
@@ -63,11 +64,11 @@ class ForwardPass:
     def gradient(self, score: Callable[["ForwardPass"], Tensor]) -> Tensor:
         """Returns the (B, C, H, W) gradient of each image's score with respect to the image.
 
-        A backward pass, after one more forward pass that all gradients of a batch share; works
-        where gradients are off, as in Lightning's test loop.
+        It takes a backward pass, and one more forward pass that all gradients of a batch share. It
+        also works where gradients are disabled, as in Lightning's test loop.
 
         Args:
-            score: pass of the same images -> (B,), of each image alone.
+            score: Maps a forward pass of the same images to (B,) scores, each of its image alone.
         """
         with torch.inference_mode(False), torch.enable_grad():
             total = score(self._with_graph).sum()
@@ -93,22 +94,23 @@ class ForwardPass:
 class Network(nn.Module):
     """A classifier that owns its input normalisation, its blocks and its block selection.
 
-    One dry forward at construction finds or checks the blocks, sorts them into execution order and
-    tells how to read their outputs (`places`), so that maps and tokens of all kinds are seen as
-    (B, C, H, W).
+    One forward pass at construction finds or checks the blocks, sorts them into execution order
+    and determines how to read their outputs (`places`), so that maps and tokens of every layout
+    appear as (B, C, H, W).
 
     Args:
-        net: classifier, normalised image (B, C, H, W) -> logits (B, K), ending in `nn.Linear`.
-        blocks: candidate blocks: a regular expression over module paths, or a list of paths; None
-            takes those of `propose_blocks`.
-        image_shape: (C, H, W) of the images it will see.
-        mean: of all channels or of each, subtracted from images in [0, 1].
-        std: of all channels or of each, divided by after that.
-        weights: loaded into `net`: a file, or a name such as "ResNet50_Weights.IMAGENET1K_V1" in
-            torchvision.
+        net: Classifier that maps normalised images (B, C, H, W) to logits (B, K) and ends in
+            `nn.Linear`.
+        blocks: Candidate blocks: a regular expression over module paths, or a list of paths. None
+            uses `propose_blocks`.
+        image_shape: (C, H, W) of the images.
+        mean: Mean of all channels or of each, subtracted from images in [0, 1].
+        std: Standard deviation of all channels or of each, by which they are then divided.
+        weights: Weights to load into `net`: a file, or a name in torchvision such as
+            "ResNet50_Weights.IMAGENET1K_V1".
 
     Raises:
-        ValueError: if the net does not take such images, a block does not exist, does not run
+        ValueError: If the net does not take such images, a block does not exist, does not run
             exactly once or does not return a feature map, if no linear layer produces the logits,
             or if the weights do not fit.
 
@@ -179,13 +181,13 @@ class Network(nn.Module):
         keep_maps: bool = True,
         read: Iterable[tuple[str, Reader]] = (),
     ) -> ForwardPass:
-        """Returns one forward pass with everything that happened on the way.
+        """Runs one forward pass and returns what detectors need of it.
 
         Args:
             image: (B, C, H, W) in [0, 1].
-            keep_maps: whether to hold every block's feature map; without, memory stays that of
-                a plain forward pass.
-            read: (block, reader) pairs: what to keep of single maps, read the moment they exist.
+            keep_maps: Whether to keep the feature map of every block. Without them, the memory is
+                that of a plain forward pass.
+            read: (block, reader) pairs: results to compute from single maps as soon as they exist.
         """
         readers: dict[str, list[Reader]] = {block: [] for block in self.places}
         for block, reader in dict.fromkeys(read):
@@ -227,7 +229,7 @@ class Network(nn.Module):
 
     @contextmanager
     def changed(self, block: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Within it, the network goes on from what `change` makes of the block's output."""
+        """Inside this context, `change` replaces the output of the block in every forward pass."""
         module = self.net.get_submodule(block)
         hook = module.register_forward_hook(lambda _module, _inputs, output: change(output))
         try:
@@ -240,14 +242,15 @@ class Network(nn.Module):
         """The block of largest NormRatio, the deeper one on a tie; None before selection."""
         if not self.norm_ratio:
             return None
-        return max(reversed(self.blocks), key=self.norm_ratio.__getitem__)
+        ratio = [self.norm_ratio[block] for block in self.blocks]
+        return self.blocks[int(select(ratio))]
 
     def block(self, at: str) -> str:
         """Returns the module path that `at` means: a block's own path, or "selected".
 
         Raises:
-            ValueError: if there is no such block.
-            RuntimeError: if `at` is "selected" and none has been selected.
+            ValueError: If there is no such block.
+            RuntimeError: If `at` is "selected" and none has been selected.
         """
         if at == "selected":
             if self.selected is None:
@@ -264,11 +267,11 @@ class Network(nn.Module):
         return at
 
     def get_extra_state(self) -> dict[str, float]:
-        """The selection travels with the weights: {block: NormRatio}, empty if not selected."""
+        """Returns {block: NormRatio}, empty before a selection; it is saved with the weights."""
         return dict(self.norm_ratio)
 
     def set_extra_state(self, state: dict[str, float]) -> None:
-        """Takes a selection over; a network with other blocks refuses it."""
+        """Restores a selection; a network with other blocks refuses it."""
         if state and set(state) != set(self.blocks):
             raise ValueError(
                 f"expected NormRatio of the blocks {', '.join(self.blocks)}, got "

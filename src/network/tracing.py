@@ -1,4 +1,4 @@
-"""What happens in one run of a network: hooks on some modules, or a record of all calls."""
+"""Observing a forward pass: hooks on some modules, or a record of all module calls."""
 
 __all__ = ["Call", "tap", "trace"]
 
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 def tap(
     net: nn.Module, read: Mapping[str, Callable[[tuple[Any, ...], Any], Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Opens hooks on modules: the yielded dict maps each path to what was read at its last call.
+    """Opens hooks on modules; the yielded dict maps each path to the result of its last call.
 
     Args:
-        net: any module.
-        read: dotted module path in `net` -> function of (inputs, output), called the moment the
-            module returns, so that what it computes cannot be spoilt by a later in-place
-            operation.
+        net: Module that contains the others.
+        read: Dotted module path in `net` -> function of (inputs, output). It is called as soon as
+            the module returns, before any later in-place operation can change the output.
     """
     taken: dict[str, Any] = {}
 
@@ -43,15 +42,15 @@ def tap(
 
 @dataclass(eq=False)
 class Call:
-    """One run of a module in a forward pass.
+    """One call of a module in a forward pass.
 
     Attributes:
-        path: module path; "" for the network itself.
-        module: the module.
-        inputs: positional inputs that are tensors, each with its version.
-        output: what it returned, with its version: torch counts the in-place operations on a
-            tensor, so (tensor, version) tells one state of its values from a later one.
-        inside: the calls it made, in order.
+        path: Path of the module; "" for the network itself.
+        module: Module that was called.
+        inputs: Positional inputs that are tensors, each with its version.
+        output: Returned value with its version: torch counts the in-place operations on a tensor,
+            so (tensor, version) identifies one state of its values.
+        inside: Calls that it made, in order.
     """
 
     path: str
@@ -61,19 +60,19 @@ class Call:
     inside: list["Call"] = field(default_factory=list)
 
     def __iter__(self) -> Iterator["Call"]:
-        """Yields all calls within it, and itself last: in the order in which they returned."""
+        """Yields all calls inside it and then itself, in the order in which they returned."""
         for call in self.inside:
             yield from call
         yield self
 
     def takes_what(self, other: "Call") -> bool:
-        """Whether the very values that `other` returned are an input, untouched since."""
+        """Whether an input is the output of `other`, unchanged since."""
         tensor, version = other.output
         return any(tensor is given and version == seen for given, seen in self.inputs)
 
     @property
     def chains(self) -> bool:
-        """Whether it merely runs modules one after another and returns what the last returned."""
+        """Whether it only runs modules in sequence and returns the output of the last one."""
         handed_on = all(after.takes_what(before) for before, after in pairwise(self.inside))
         last = self.inside[-1].output
         return handed_on and self.output[0] is last[0] and self.output[1] == last[1]
@@ -81,11 +80,11 @@ class Call:
 
 @torch.no_grad()
 def trace(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Call, Tensor]:
-    """Runs `forward` once in evaluation mode; modes and BatchNorm statistics stay as they are.
+    """Runs `forward` once in evaluation mode; modes and BatchNorm statistics do not change.
 
     Args:
-        net: the network.
-        forward: runs `net` on a batch of two images and returns the logits.
+        net: Network to trace.
+        forward: Runs `net` on a batch of two images and returns the logits.
 
     Returns:
         The call of `net`, and the logits.
@@ -102,7 +101,7 @@ def trace(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Call, Tensor]:
         call.output = (output, output._version if isinstance(output, Tensor) else 0)
         open_calls[-1].inside.append(call)
 
-    modes = {module: module.training for module in net.modules()}  # some may be frozen
+    modes = {module: module.training for module in net.modules()}  # some may be in evaluation mode
     handles = [module.register_forward_pre_hook(before) for module in net.modules()]
     handles += [module.register_forward_hook(after) for module in net.modules()]
     net.eval()

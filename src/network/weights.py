@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere: read safely, unwrapped, and loaded whole or not at all."""
+"""Weights trained elsewhere: read without running code, unwrapped, loaded whole or not at all."""
 
 __all__ = ["load_weights"]
 
@@ -21,33 +21,34 @@ SHOWN = 3  # differences of each kind in an error message
 
 
 def load_weights(net: nn.Module, weights: str | Path) -> None:
-    """Loads weights into a network; it is left as it was when they do not fit.
+    """Loads weights into a network, which stays unchanged if they do not fit.
 
     A file may hold a state dict or a dict around one (`{'state_dict': ...}`, as the authors' code,
-    timm and Lightning write it), and its keys may begin with what a wrapper added (`module.`,
-    `_orig_mod.`, `network.net.`). It is read with `weights_only=True`: no code in it runs.
+    timm and Lightning write it). Prefixes that a wrapper added to the keys (`module.`,
+    `_orig_mod.`, `network.net.`) are removed. The file is read with `weights_only=True`, so that
+    no code in it runs.
 
     Args:
-        net: the network.
-        weights: path of a file, or a name in torchvision such as
+        net: Network that receives the weights.
+        weights: Path of a file, or a name in torchvision such as
             "ResNet50_Weights.IMAGENET1K_V1", which is downloaded unless torch.hub has it.
 
     Raises:
-        FileNotFoundError: if there is neither such a file nor such a name, or no download.
-        ValueError: if the file holds no state dict, weights are not finite, or keys or shapes
+        FileNotFoundError: If there is neither such a file nor such a name, or the download fails.
+        ValueError: If the file holds no state dict, weights are not finite, or keys or shapes
             differ.
     """
     path = Path(weights)
     state = _unwrapped(_read(path if path.is_file() else _of_torchvision(str(weights))), net)
     own = deepcopy(net.state_dict())
-    counter = "num_batches_tracked"  # which old files lack
+    counter = "num_batches_tracked"  # missing from old files
     for key in own:
         if key.endswith(counter) and key.replace(counter, "running_mean") in state:
             state.setdefault(key, own[key])
     try:
-        net.load_state_dict(state)  # renames what old versions of a module called otherwise
+        net.load_state_dict(state)  # also renames keys of old module versions
     except Exception as error:
-        net.load_state_dict(own)  # torch had loaded what fits
+        net.load_state_dict(own)  # torch has loaded what fits
         raise ValueError(
             f"expected the {len(own)} entries of {type(net).__name__}, got {weights}, of which "
             f"{_misfit(own, state) or ' '.join(str(error).split())}"
@@ -64,10 +65,10 @@ def load_weights(net: nn.Module, weights: str | Path) -> None:
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         try:
-            with torch.serialization.safe_globals([Namespace]):  # timm keeps the command line
+            with torch.serialization.safe_globals([Namespace]):  # timm stores the command line
                 return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # a broken file raises all kinds of them
-            reason = "cut short, no checkpoint, or holds more than weights"
+        except Exception:  # a broken file can raise anything
+            reason = "incomplete, no checkpoint, or holds more than weights"
     raise ValueError(  # not in the handler: torch advises there to trust the file
         f"expected a file of weights alone, got {path}, which is {reason}; fetch it again, or "
         "save net.state_dict() where the network can be loaded"
@@ -102,7 +103,7 @@ def _of_torchvision(name: str) -> Path:
 
 
 def _unwrapped(content: Any, net: nn.Module) -> State:
-    """Returns the state dict in what was read, under the names that `net` gives its parts."""
+    """Returns the state dict within the content of a file, with the key names of `net`."""
     found = list(_states(content))
     if not found:
         keys = f" of {', '.join(map(str, list(content)[:5]))}" if isinstance(content, dict) else ""
@@ -132,7 +133,7 @@ def _unwrapped(content: Any, net: nn.Module) -> State:
 
 
 def _states(content: Any, name: str = "", depth: int = 2) -> Iterator[tuple[str, State]]:
-    """Yields each state dict in nested dicts, after the key that holds it."""
+    """Yields each state dict in nested dicts, with the key that holds it."""
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return  # optimizers number their entries
     if any(isinstance(value, Tensor) for value in content.values()):
@@ -161,7 +162,7 @@ def _misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 
 def _cause(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Returns the likely reason of a difference, and what to do about it."""
+    """Returns the likely cause of a difference, and what to do about it."""
     common = [key for key in own if key in state]
     other = [key for key in common if own[key].shape != state[key].shape]
     stem = next((key for key in own if own[key].dim() == 4), "")

@@ -1,12 +1,34 @@
-"""Ground that needs no torch: whole files, histories, names of columns, colors, printed lines.
+"""What every room may use and that needs no torch: atomic writes, histories, column names, output.
 
-Every other room may stand on it; it stands on none.
+It imports no other room. Names are imported when they are first used, so that a command that only
+prints help stays fast.
 """
 
-__all__ = ["exports", "git_state", "read_history", "say", "show", "try_to_write", "write_whole"]
+from typing import TYPE_CHECKING
 
-from src.records.atomic import try_to_write, write_whole
-from src.records.console import say, show
-from src.records.git_state import git_state
-from src.records.history import read_history
 from src.records.lazy import exports
+
+if TYPE_CHECKING:
+    from src.records.atomic import try_to_write, write_whole
+    from src.records.configs import CONF
+    from src.records.console import say, show
+    from src.records.history import read_history
+
+__all__ = [
+    "CONF",
+    "exports",
+    "read_history",
+    "say",
+    "show",
+    "try_to_write",
+    "write_whole",
+]
+
+MODULES = {
+    "atomic": ("try_to_write", "write_whole"),
+    "configs": ("CONF",),
+    "console": ("say", "show"),
+    "history": ("read_history",),
+}
+
+__getattr__ = exports(__name__, MODULES)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, then renamed."""
+"""Atomic writes: a file appears whole or not at all."""
 
 __all__ = ["try_to_write", "write_whole"]
 
@@ -8,25 +8,25 @@ from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-warned: set[int] = set()  # disks
+warned: set[int] = set()  # devices of full disks that were reported
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file beside `path` and renames it: a kill leaves the old or the new.
+    """Writes a file under another name and renames it: a kill leaves the old file or the new.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        write: is given the path to write to, of the same suffix.
+        path: Path of the file; its folder is created if necessary.
+        write: Receives the path to write to, which has the same suffix.
 
     Raises:
-        OSError: if there is no room; the old file is still there.
+        OSError: If it cannot be written; the old file stays.
     """
     partial = path.with_name(f".partial.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         partial.replace(path)
-    except RuntimeError as error:  # torch's writer turns a full disk into one
+    except RuntimeError as error:  # torch's writer raises it when the disk is full
         raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         with suppress(OSError):
@@ -34,7 +34,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def try_to_write(path: Path, write: Callable[[Path], object]) -> bool:
-    """Writes as `write_whole` does; a failure is said, once for a disk, and False returned."""
+    """Writes like `write_whole`; on failure warns once per disk and returns False."""
     try:
         write_whole(path, write)
     except OSError as error:
@@ -42,6 +42,6 @@ def try_to_write(path: Path, write: Callable[[Path], object]) -> bool:
         disk = folder.stat().st_dev
         if disk not in warned:
             warned.add(disk)
-            log.warning("%s; the run goes on, and writes what is missing when it can", error)
+            log.warning("%s; the run continues, and writes what is missing when it can", error)
         return False
     return True

@@ -1,4 +1,4 @@
-"""What a command prints; rich is imported when it does."""
+"""Output of the commands; rich is imported when something is printed."""
 
 __all__ = ["say", "show"]
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Prints a line as it is."""
+    """Prints a line literally."""
     from rich.console import Console
 
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
@@ -21,5 +21,5 @@ def show(*content: "Table | str") -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = 100  # a file has no width; the tables fit into this
+        console.width = 100  # a file has no width; the tables fit into 100 columns
     console.print(*content, sep="\n")

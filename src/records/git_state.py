@@ -1,4 +1,4 @@
-"""Which commit of this project runs, and whether it was changed since."""
+"""The commit of this project that is running, and whether files differ from it."""
 
 __all__ = ["git_state"]
 
@@ -11,18 +11,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class GitState(TypedDict):
-    """What git says of the working tree."""
+    """State of the working tree."""
 
     commit: str  # 40 hexadecimal digits
-    dirty: bool  # whether a file that git knows differs from it
+    dirty: bool  # whether a tracked file differs from it
 
 
 @cache
 def git_state(root: Path = ROOT) -> GitState | None:
-    """Returns the state of the repository at `root`, as it was when first asked for.
+    """Returns the state of the repository at `root` at the time of the first call.
 
-    None where there is no git, or no repository of which `root` is the top: an installed copy
-    within the repository of something else is not of that one's commit.
+    Returns None without git, or if `root` is not the top of a repository: a copy installed inside
+    another repository does not belong to that repository's commits.
     """
     try:
         top, commit = run("rev-parse", "--show-toplevel", "HEAD", at=root).splitlines()
@@ -33,6 +33,6 @@ def git_state(root: Path = ROOT) -> GitState | None:
 
 
 def run(*arguments: str, at: Path) -> str:
-    """Returns what git prints."""
+    """Returns the output of a git command."""
     command = ["git", "-C", str(at), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout

@@ -1,10 +1,10 @@
-"""Colors and style of all figures, for those who draw without torch as well."""
+"""Colors and style of all figures."""
 
 __all__ = ["COLORS", "GREY", "PALE", "SELECTED", "STYLE"]
 
 from typing import Any
 
-# Okabe and Ito: told apart with any colour vision. Red marks the selected block and nothing else.
+# The palette of Okabe and Ito is safe for color-blind readers; red marks the selected block alone.
 SELECTED, GREY, PALE = "#D55E00", "#8C8C8C", "#B0BEC5"
 COLORS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 STYLE: Any = {

@@ -1,4 +1,4 @@
-"""Makes the page of a finished run again, from the files in its directory.
+"""Writes the page of a finished run again, from the files in its directory.
 
 python -m src.report logs/quickstart/2025-01-01_12-00-00
 """
@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes the page of a run again."""
+    """Writes the page of a finished run again."""
     command = parser()
     try:
         write_page(command.parse_args(arguments).run_dir)

@@ -1,8 +1,8 @@
-"""Figures of a finished run: what NormRatio saw in training, and what it bought at test time."""
+"""Figures of a finished run: NormRatio of its blocks, and the scores of its detectors."""
 
 __all__ = ["save_figure", "save_figures"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from io import BytesIO
 from itertools import cycle, product
@@ -16,17 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from src.metrics.ood import accepted
-from src.metrics.score_table import Scores
+from src.loggers import Histograms
 from src.records.atomic import try_to_write
-from src.records.columns import PER_BLOCK
-from src.records.history import Array, History, read_history
+from src.records.columns import detector_columns
+from src.records.history import Array, History
 from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE
+from src.report.blocks import Block
+from src.report.evidence import PSEUDO_OOD, Evidence
 
-PSEUDO_OOD = "pseudo-OOD"
-SHOWN = 8  # detectors in one figure: more lines cannot be told apart
 Color = str | tuple[float, ...]
-Results = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 @rc_context(STYLE)
@@ -53,54 +51,56 @@ def norm_ratio_curves(history: History) -> Figure:
 
 
 @rc_context(STYLE)
-def norm_ratio_by_depth(
-    norm_ratio: Mapping[str, float], selected_block: str | None, auroc: Mapping[str, float]
-) -> Figure:
-    """Returns NormRatio of each block, above the mean AUROC of FeatureNorm of it (if given)."""
-    figure = Figure(figsize=(max(6, 0.22 * len(norm_ratio)), 4 if auroc else 2.4))
-    panels = figure.subplots(2 if auroc else 1, sharex=True, squeeze=False)[:, 0]
-    depth = np.arange(len(norm_ratio))
-    color = [SELECTED if block == selected_block else PALE for block in norm_ratio]
-    panels[0].bar(depth, [ratio - 1 for ratio in norm_ratio.values()], bottom=1, color=color)
+def norm_ratio_by_depth(blocks: Sequence[Block]) -> Figure:
+    """Returns NormRatio of each block, above the average AUROC of its FeatureNorm if scored."""
+    is_scored = any(block.results for block in blocks)
+    figure = Figure(figsize=(max(6, 0.22 * len(blocks)), 4 if is_scored else 2.4))
+    panels = figure.subplots(2 if is_scored else 1, sharex=True, squeeze=False)[:, 0]
+    depth = np.arange(len(blocks))
+    color = [SELECTED if block.is_selected else PALE for block in blocks]
+    ratio = np.array([block.norm_ratio for block in blocks], float)
+    panels[0].bar(depth, ratio - 1, bottom=1, color=color)
     panels[0].axhline(1, color=GREY, lw=0.8)
     panels[0].set_ylabel("NormRatio")
-    panels[0].set_title(f"selected block: {selected_block}")
-    if auroc:
-        percent = [100 * auroc.get(block, np.nan) for block in norm_ratio]
-        panels[1].plot(depth, percent, color=GREY, lw=1, zorder=1)
-        panels[1].scatter(depth, percent, c=color, s=28, zorder=2)
-        panels[1].set_ylabel("mean AUROC (%)")
-        for block, at, y in zip(norm_ratio, depth, percent, strict=True):
-            if block == selected_block or y == np.nanmax(percent):
-                panels[1].text(at, y, f"{y:.1f}\n", ha="center", va="baseline")
-        panels[1].margins(y=0.2)
-    panels[-1].set_xticks(depth, list(norm_ratio), rotation=45, ha="right")
+    for block in blocks:
+        if block.is_selected:
+            panels[0].set_title(f"selected block: {block.name}")
+    if is_scored:
+        draw_auroc(panels[1], blocks, color)
+    panels[-1].set_xticks(depth, [block.name for block in blocks], rotation=45, ha="right")
     figure.align_ylabels()
     return figure
 
 
+def draw_auroc(axes: Axes, blocks: Sequence[Block], color: Sequence[Color]) -> None:
+    """Draws the average AUROC of each block, with the number at the selected and the best one."""
+    depth, percent = range(len(blocks)), [100 * block.auroc for block in blocks]
+    axes.plot(depth, percent, color=GREY, lw=1, zorder=1)
+    axes.scatter(depth, percent, c=color, s=28, zorder=2)
+    axes.set_ylabel("mean AUROC (%)")
+    for block, at, y in zip(blocks, depth, percent, strict=True):
+        if block.is_selected or block.is_best:
+            axes.text(at, y, f"{y:.1f}\n", ha="center", va="baseline")
+    axes.margins(y=0.2)
+
+
 @rc_context(STYLE)
-def norm_by_depth(
-    scores: Scores, blocks: Sequence[str], selected_block: str | None, history: History | None
-) -> Figure:
+def norm_by_depth(evidence: Evidence) -> Figure:
     """Returns mean FeatureNorm of each source at each block, in units of the ID mean there."""
-    column = [scores.column(PER_BLOCK + block) for block in blocks]
-    mean = {name: scores.of(name)[:, column].mean(0).numpy() for name in scores.sources}
-    lines = {name: mean[name] / mean["id"] for name in scores.sources}
+    blocks = [block for block in evidence.blocks if block.results]
+    lines = evidence.norms
     color = dict(zip(lines, ("black", *COLORS * len(lines)), strict=False))
-    if history and history.block == blocks:
-        lines[PSEUDO_OOD] = history.norm_pseudo_ood[-1] / history.norm_id[-1]
-        color[PSEUDO_OOD] = GREY
+    color |= {name: GREY for name in lines if name == PSEUDO_OOD}
     figure = Figure(figsize=(max(6, 0.22 * len(blocks)), 3.4))
     axes = figure.subplots()
     for name, line in lines.items():
         style = "--" if name == PSEUDO_OOD else "-"
         axes.plot(line, style, color=color[name], marker="o", ms=3, clip_on=False)
-    if selected_block in blocks:
-        at = blocks.index(selected_block)
-        axes.axvspan(at - 0.4, at + 0.4, color=SELECTED, alpha=0.15, lw=0)
-        axes.set_title(f"selected block: {selected_block}")
-    axes.set_xticks(range(len(blocks)), blocks, rotation=45, ha="right")
+    for at, block in enumerate(blocks):
+        if block.is_selected:
+            axes.axvspan(at - 0.4, at + 0.4, color=SELECTED, alpha=0.15, lw=0)
+            axes.set_title(f"selected block: {block.name}")
+    axes.set_xticks(range(len(blocks)), [block.name for block in blocks], rotation=45, ha="right")
     axes.set_ylabel("mean FeatureNorm / that of ID")
     ends = np.array([line[-1] for line in lines.values()])
     label_ends(axes, list(lines), ends, list(color.values()))
@@ -108,22 +108,16 @@ def norm_by_depth(
 
 
 @rc_context(STYLE)
-def score_histograms(scores: Scores, results: Results, detectors: Sequence[str]) -> Figure:
+def score_histograms(evidence: Evidence, detectors: Sequence[str]) -> Figure:
     """Returns score densities, ID against OOD: detectors as rows, OOD sets as columns."""
-    sources = scores.sources[1:]
+    sources = list(evidence.roc)
     figure = Figure(figsize=(1.2 + 1.3 * len(sources), 0.6 + 0.9 * len(detectors)))
     panels = figure.subplots(len(detectors), len(sources), squeeze=False, sharex="row")
     for (row, detector), (column, source) in product(enumerate(detectors), enumerate(sources)):
         axes = panels[row, column]
-        of = {name: scores.of(name)[:, scores.column(detector)] for name in scores.sources}
-        low, high = np.quantile(np.concatenate(list(of.values())), (0.002, 0.998))
-        look: dict[str, Any] = {"range": (low, high), "density": True, "histtype": "stepfilled"}
-        for name, color in (("id", COLORS[0]), (source, COLORS[3])):
-            label = "ID" if name == "id" else "OOD"
-            axes.hist(of[name], 40, color=color, label=label, alpha=0.55, **look)
-        axes.set_title(f"{100 * results[detector][source]['auroc']:.1f}", loc="right", pad=-6)
-        axes.set(xticks=[], yticks=[])
-        axes.spines["left"].set_visible(False)
+        draw_densities(axes, evidence.histograms[detector], source)
+        auroc = 100 * evidence.results[detector][source]["auroc"]
+        axes.set_title(f"{auroc:.1f}", loc="right", pad=-6)
         if row == 0:
             axes.annotate(source, (0, 1.12), xycoords="axes fraction", weight="bold")
         if column == 0:
@@ -135,42 +129,42 @@ def score_histograms(scores: Scores, results: Results, detectors: Sequence[str])
     return figure
 
 
+def draw_densities(axes: Axes, histograms: Histograms, source: str) -> None:
+    """Draws the densities of the scores of ID images and of an OOD set."""
+    look: Any = {"density": True, "histtype": "stepfilled", "alpha": 0.55}
+    bins, counts = histograms.edges.tolist(), histograms.counts
+    for name, label, color in (("id", "ID", COLORS[0]), (source, "OOD", COLORS[3])):
+        axes.hist(bins[:-1], bins, weights=counts[name], color=color, label=label, **look)
+    axes.set(xticks=[], yticks=[])
+    axes.spines["left"].set_visible(False)
+
+
 @rc_context(STYLE)
-def roc(scores: Scores, results: Results, detectors: Sequence[str]) -> Figure:
+def roc(evidence: Evidence, detectors: Sequence[str]) -> Figure:
     """Returns ROC curves (ID positive): one panel per OOD set, one line per detector."""
-    sources = scores.sources[1:]
-    columns = min(3, len(sources))
-    rows = -(-len(sources) // columns)
+    columns = min(3, len(evidence.roc))
+    rows = -(-len(evidence.roc) // columns)
     side = max(2.5, 0.4 * len(detectors))  # the legend takes the lower right half of a panel
     figure = Figure(figsize=(side * columns, side * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
     looks = list(zip(detectors, cycle(product(("-", "--", ":"), COLORS)), strict=False))
-    for axes, source in zip(panels, sources, strict=False):
+    for axes, (source, curves) in zip(panels, evidence.roc.items(), strict=False):
         for detector, (style, color) in looks:
-            column = scores.column(detector)
-            count = accepted(scores.of("id")[:, column], scores.of(source)[:, column])
-            accepted_id, accepted_ood = (100 * count / count[:, -1:]).numpy()
-            label = f"{100 * results[detector][source]['auroc']:.1f}  {detector}"
-            axes.plot(accepted_ood, accepted_id, ls=style, color=color, lw=1.2, label=label)
+            x, y = 100 * curves[detector].accepted_ood, 100 * curves[detector].accepted_id
+            label = f"{100 * evidence.results[detector][source]['auroc']:.1f}  {detector}"
+            axes.plot(x, y, ls=style, color=color, lw=1.2, label=label)
         axes.axhline(95, color=GREY, lw=0.6, ls=":")
         axes.set_title(source, weight="bold")
         axes.legend(title="AUROC (%)", title_fontsize="small", loc="lower right")
-    for axes in panels[len(sources) :]:
+    for axes in panels[len(evidence.roc) :]:
         axes.remove()
     figure.supxlabel("OOD accepted (%)", fontsize="medium")
     figure.supylabel("ID accepted (%)", fontsize="medium")
     return figure
 
 
-def best_of(results: Results, detectors: Sequence[str]) -> list[str]:
-    """Returns the first detector and the others of largest average AUROC, in the order given."""
-    ranked = sorted(detectors[1:], key=lambda name: -results[name]["average"]["auroc"])
-    shown = {detectors[0], *ranked[: SHOWN - 1]}
-    return [name for name in detectors if name in shown]
-
-
 def label_ends(axes: Axes, names: Sequence[str], ends: Array, colors: Sequence[Color]) -> None:
-    """Names lines at their right ends, pushed apart no further than it takes to be readable."""
+    """Labels lines at their right ends; moves labels apart just enough to stay readable."""
     axes.margins(x=0)
     low, high = axes.get_ylim()
     step = 13 * (high - low) / axes.bbox.height * np.arange(len(ends))  # 13 pixels a label
@@ -187,38 +181,32 @@ def label_ends(axes: Axes, names: Sequence[str], ends: Array, colors: Sequence[C
         )  # fmt: skip
 
 
-def save_figures(
-    run_dir: Path,
-    scores: Scores,
-    results: Results,
-    *,
-    norm_ratio: Mapping[str, float],
-    selected_block: str | None,
-) -> list[Path]:
-    """Draws what the run has data for into `figures/`; returns the paths. See `write_report`."""
-    history_file = run_dir / "norm_ratio.csv"
-    history = read_history(history_file) if history_file.exists() else None
-    blocks = [name.partition("@")[2] for name in scores.detectors if name.startswith(PER_BLOCK)]
-    detectors = [name for name in scores.detectors if "@" not in name]
+def figures_of(evidence: Evidence) -> dict[str, Figure]:
+    """Returns each figure that the run has data for, by its name."""
     figures: dict[str, Figure] = {}
-    if history:
-        figures["norm_ratio_curves"] = norm_ratio_curves(history)
-    if norm_ratio:
-        auroc = {block: results[PER_BLOCK + block]["average"]["auroc"] for block in blocks}
-        figures["norm_ratio_by_depth"] = norm_ratio_by_depth(norm_ratio, selected_block, auroc)
-    if len(blocks) > 1:
-        figures["norm_by_depth"] = norm_by_depth(scores, blocks, selected_block, history)
-    if detectors:
-        shown = best_of(results, detectors)
-        figures["score_histograms"] = score_histograms(scores, results, shown)
-        figures["roc"] = roc(scores, results, shown)
-        if len(shown) < len(detectors):
+    if evidence.history:
+        figures["norm_ratio_curves"] = norm_ratio_curves(evidence.history)
+    if any(block.norm_ratio is not None for block in evidence.blocks):
+        figures["norm_ratio_by_depth"] = norm_ratio_by_depth(evidence.blocks)
+    if sum(block.results is not None for block in evidence.blocks) > 1:
+        figures["norm_by_depth"] = norm_by_depth(evidence)
+    if shown := evidence.compared:
+        figures["score_histograms"] = score_histograms(evidence, shown)
+        figures["roc"] = roc(evidence, shown)
+        others = len(detector_columns(evidence.results)) - 1
+        if len(shown) - 1 < others:
+            title = (
+                f"{shown[0]}, and the best {len(shown) - 1} of {others} others by average AUROC "
+                "(all: ood.csv)"
+            )
             for name in ("score_histograms", "roc"):
-                figures[name].suptitle(
-                    f"{shown[0]}, and the best {len(shown) - 1} of {len(detectors) - 1} others by "
-                    "average AUROC (all: ood.csv)",
-                    fontsize="large",
-                )
+                figures[name].suptitle(title, fontsize="large")
+    return figures
+
+
+def save_figures(run_dir: Path, evidence: Evidence) -> list[Path]:
+    """Draws all figures that the run has data for into `figures/`; returns their paths."""
+    figures = figures_of(evidence)
     paths = [run_dir / "figures" / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         save_figure(path, figure)
@@ -226,7 +214,7 @@ def save_figures(
 
 
 def save_figure(path: Path, figure: Figure, *, colors: int = 64) -> None:
-    """Writes a PNG of few colors: 64 take a third of the bytes, at no loss that shows."""
+    """Writes a PNG file of few colors: 64 save two thirds of the bytes, with no visible loss."""
     figure.savefig(picture := BytesIO(), dpi=130)
     image = Image.open(picture).convert("RGB").quantize(colors)
     try_to_write(path, partial(image.save, optimize=True))

@@ -1,4 +1,4 @@
-"""The card beside weights that are given away, and a configuration without places of a machine."""
+"""The model card of released weights, and a configuration without paths of one machine."""
 
 __all__ = ["Released", "card", "portable"]
 
@@ -12,18 +12,19 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.registry import known
-from src.records.columns import PER_BLOCK
+from src.records.columns import block_columns
+from src.report.blocks import Results
 from src.report.page import described, set_rows
 
 TEMPLATES = Path(__file__).parent
-COMPOSED_ANEW = ("run_dir", "resume", "logger", "group", "job_type", "run_name")  # by src.evaluate
-ROOTS = ("data_dir", "run_dir")  # what other places begin with
-# an absolute path, at the start of a word or behind a sign of Hydra's
+SET_ANEW = ("run_dir", "resume", "logger", "group", "job_type", "run_name")  # by src.evaluate
+ROOTS = ("data_dir", "run_dir")  # folders that other paths may start with
+# an absolute path, at the start of a word or after a character of Hydra's grammar
 PLACE = re.compile(r"(^|[=:,\[{'\" ])(?:~|/(?!/))[^,'\"\]}]*")
 
 
 class Released(NamedTuple):
-    """A file of weights."""
+    """A file with released weights."""
 
     path: Path
     size: float  # MB
@@ -31,10 +32,10 @@ class Released(NamedTuple):
 
 
 def portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of a run without the places of its machine.
+    """Returns the configuration of a run without paths of its machine.
 
-    What lies in the folder of the data or of the run follows `data_dir` and `run_dir` again, which
-    a resumed run has resolved; of any other absolute path its last part is kept.
+    Paths within the folder of the data or of the run refer to `data_dir` or `run_dir`. Any other
+    absolute path is reduced to its last part.
     """
     roots = {key: str(config[key]) for key in ROOTS if key in config}
 
@@ -50,23 +51,23 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
                 return f"${{{key}}}/{value.removeprefix(f'{root}/')}"
         return Path(value).name if value.startswith(("/", "~")) else value
 
-    kept = {key: moved(value) for key, value in config.items() if key not in COMPOSED_ANEW}
+    kept = {key: moved(value) for key, value in config.items() if key not in SET_ANEW}
     return kept | {"data_dir": "data"}
 
 
 def without_places(command: str) -> str:
-    """Returns a command with PATH for each absolute path."""
+    """Returns a command with PATH in place of each absolute path."""
     return shlex.join(PLACE.sub(r"\1PATH", word) for word in shlex.split(command))
 
 
 def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file: Released) -> str:
-    """Returns the model card, Markdown.
+    """Returns the model card in Markdown.
 
     Args:
-        metrics: of the run.
-        saved: its `config.yaml`, which has the command in its first line.
-        state: what is given away.
-        file: where it is.
+        metrics: The content of `metrics.json`.
+        saved: The text of `config.yaml`, whose first line holds the command.
+        state: The released state dict.
+        file: The file with the state dict.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True,
@@ -76,14 +77,16 @@ def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file:
     first = saved.partition("\n")[0]
     config = portable(yaml.safe_load(saved))
     trained_on = config["data"]["train"].get("known")
+    results: Results = metrics["detectors"]
+    blocks = block_columns(results).values()
     return environment.get_template("model_card.md.j2").render(
         metrics=metrics,
         config=config,
         command=without_places(first.removeprefix("# ")) if first.startswith("# ") else "",
         input={key: state[f"network.{key}"].flatten().tolist() for key in ("mean", "std")},
-        image_shape=config["net"].get("image_shape", (3, 32, 32)),  # as Network's own default
+        image_shape=config["net"].get("image_shape", (3, 32, 32)),  # the default of Network
         sets=set_rows(metrics, config["data"]),
         images=known(trained_on) if trained_on else None,
-        detectors={n: row for n, row in metrics["detectors"].items() if PER_BLOCK not in n},
+        detectors={name: row for name, row in results.items() if name not in blocks},
         file=file,
     )

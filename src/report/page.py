@@ -1,4 +1,4 @@
-"""One page about a finished run, made of the files in its directory: nothing is fetched."""
+"""The HTML page of a finished run, made from the files in its directory alone."""
 
 __all__ = ["described", "set_rows", "write_page"]
 
@@ -13,8 +13,9 @@ import yaml
 from PIL import Image
 
 from src.records.atomic import try_to_write
-from src.records.columns import PER_BLOCK, chosen_detector
+from src.records.columns import block_columns, detector_columns
 from src.records.history import read_history
+from src.report.blocks import Results, blocks_of, chosen_of, selection_of
 
 FIGURES = (
     "norm_ratio_curves",
@@ -25,14 +26,13 @@ FIGURES = (
     "confusion",
 )
 SHOWN_METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")  # the first: higher is better
-Row = Mapping[str, float]
 
 
 def write_page(run_dir: Path) -> Path:
     """Writes `report.html`; returns its path.
 
     Raises:
-        FileNotFoundError: if the directory is not that of a finished run.
+        FileNotFoundError: If the directory is not that of a finished run.
     """
     if not (run_dir / "metrics.json").is_file():
         raise FileNotFoundError(
@@ -41,7 +41,7 @@ def write_page(run_dir: Path) -> Path:
         )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of classes and sets are the user's
+        autoescape=True,  # names of classes and sets come from the user
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -54,16 +54,16 @@ def write_page(run_dir: Path) -> Path:
 
 
 def content(run_dir: Path) -> dict[str, Any]:
-    """Returns what the template is filled with."""
+    """Returns the variables of the template."""
     metrics = json.loads((run_dir / "metrics.json").read_text())
     saved = run_dir / "config.yaml"
     text = saved.read_text() if saved.exists() else ""
     config = yaml.safe_load(text) or {}
     first = text.partition("\n")[0]
     results = metrics["detectors"]
-    chosen = chosen_detector(list(results), metrics["selected_block"])
-    plain = [name for name in results if "@" not in name] or list(results)
-    rest = [name for name in results if name not in plain and not name.startswith(PER_BLOCK)]
+    chosen, blocks = chosen_of(metrics), blocks_of(metrics)
+    plain = detector_columns(results) or list(results)
+    rest = [name for name in results if name not in (*plain, *block_columns(results).values())]
     return {
         "metrics": metrics,
         "facts": {"protocol": "", "groups": {}, "classes": []} | metrics.get("data", {}),
@@ -75,25 +75,25 @@ def content(run_dir: Path) -> dict[str, Any]:
         "average": results[chosen]["average"] if chosen else None,
         "columns": columns_of(metrics),
         "tables": [detector_rows(results, names) for names in (plain, rest) if names],
-        "blocks": block_rows(metrics),
-        "selection": selection(metrics, run_dir / "norm_ratio.csv"),
+        "blocks": blocks,
+        "selection": selection_of(metrics, blocks, read_history(run_dir)),
         "sets": set_rows(metrics, config.get("data") or {}),
         "figures": {name: f for name in FIGURES if (f := figure(run_dir / f"figures/{name}.png"))},
     }
 
 
 def columns_of(metrics: Mapping[str, Any]) -> list[str]:
-    """Returns the columns of the OOD table: average first, since a phone shows two columns."""
+    """Returns the columns of the OOD table: average first, as a phone shows only two columns."""
     groups = metrics.get("data", {}).get("groups", {})
     return ["average", *groups, *list(metrics["counts"])[1:]]
 
 
 def detector_rows(
-    results: Mapping[str, Mapping[str, Row]], names: Iterable[str]
+    results: Results, names: Iterable[str]
 ) -> list[tuple[str, dict[str, dict[str, tuple[str, bool]]]]]:
-    """Returns detectors by average AUROC: name, column -> metric -> (percent, is it the best).
+    """Returns detectors by average AUROC: name, column -> metric -> (percent, whether it is best).
 
-    The best is told by what is printed: of two that read the same, both or neither are.
+    Values that print the same are both marked as the best, or neither is.
     """
     ranked = sorted(names, key=lambda name: -results[name]["average"]["auroc"])
     best: dict[tuple[str, str], float] = {}
@@ -120,62 +120,8 @@ def detector_rows(
     ]
 
 
-def block_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns each block: NormRatio, its standard error, and the results of FeatureNorm."""
-    results = metrics["detectors"]
-    found = [name.removeprefix(PER_BLOCK) for name in results if name.startswith(PER_BLOCK)]
-    bootstrap = metrics.get("selection_stability", {}).get("bootstrap", {})
-    return [
-        {
-            "name": block,
-            "norm_ratio": metrics["norm_ratio"].get(block),
-            "error": bootstrap.get("standard_error", {}).get(block),
-            "results": results.get(PER_BLOCK + block),
-        }
-        for block in metrics["norm_ratio"] or found
-    ]
-
-
-def selection(metrics: Mapping[str, Any], history_file: Path) -> dict[str, Any] | None:
-    """Returns why the block was selected, how firmly, and what hindsight says; None without."""
-    ratio, selected = metrics["norm_ratio"], metrics["selected_block"]
-    if not ratio or selected not in ratio:
-        return None
-    found: dict[str, Any] = {"ratio": ratio[selected], "second": None, "epochs": None}
-    others = sorted((block for block in ratio if block != selected), key=lambda b: -ratio[b])
-    if others:
-        found["second"] = others[0]
-        found["margin"] = ratio[selected] - ratio[others[0]]
-    if history_file.exists():
-        found["epochs"] = over_epochs(history_file, selected)
-    measured = {"bootstrap": None, "seeds": []} | metrics.get("selection_stability", {})
-    found |= {"stability": measured, "hindsight": None}
-    auroc = {
-        name.removeprefix(PER_BLOCK): row["average"]["auroc"]
-        for name, row in metrics["detectors"].items()
-        if name.startswith(PER_BLOCK)
-    }
-    if selected in auroc:
-        best = max(auroc, key=auroc.__getitem__)
-        gap = auroc[best] - auroc[selected]
-        found["hindsight"] = {"block": best, "auroc": auroc[best], "gap": gap}
-    return found
-
-
-def over_epochs(history_file: Path, selected: str) -> dict[str, Any]:
-    """Returns in how many of all epochs a block was selected, and since which without a break."""
-    history = read_history(history_file)
-    chosen = [history.block[position] for position in history.selected]
-    since = None
-    for epoch, block in zip(history.epoch[::-1], chosen[::-1], strict=True):
-        if block != selected:
-            break
-        since = epoch
-    return {"all": len(chosen), "of": chosen.count(selected), "since": since}
-
-
 def set_rows(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns each set of images: its role, what it was read from, how many, in which groups."""
+    """Returns a row for each set of images: role and groups, where it comes from, and its size."""
     facts = metrics.get("data", {})
     groups = facts.get("groups", {})
     ood = data.get("ood") or {}
@@ -201,7 +147,7 @@ def set_rows(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[s
 
 
 def described(node: Any) -> str:
-    """Returns a node of the configuration as the call that it makes."""
+    """Returns a node of the configuration as the call that it stands for."""
     if isinstance(node, Mapping) and "_target_" in node:
         given = (
             f"{key}={described(value)}"
@@ -213,7 +159,7 @@ def described(node: Any) -> str:
 
 
 def figure(path: Path) -> dict[str, Any] | None:
-    """Returns a picture as a data address, and its size; None if there is none."""
+    """Returns a PNG file as a data URL with width and height; None if it does not exist."""
     if not path.exists():
         return None
     with Image.open(path) as image:
@@ -223,19 +169,19 @@ def figure(path: Path) -> dict[str, Any] | None:
 
 
 def percent(value: float) -> str:
-    """Returns a fraction in percent, to one place."""
+    """Returns a fraction in percent, with one decimal."""
     return f"{100 * value:.1f}"
 
 
 def tint(auroc: float) -> str:
-    """Returns the colour of a cell: blue above chance, orange below, deeper with the distance."""
+    """Returns the color of a cell: blue above chance, orange below; chance is the palest."""
     distance = min(1.0, abs(auroc - 0.5) * 2)
     color = "0, 114, 178" if auroc >= 0.5 else "230, 159, 0"
     return f"background: rgba({color}, {0.06 + 0.54 * distance**2:.3f})"
 
 
 def duration(seconds: float) -> str:
-    """Returns seconds as a person says them."""
+    """Returns a time in the unit that reads best."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)

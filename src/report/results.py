@@ -1,12 +1,13 @@
-"""What a finished run leaves behind: files first, then the loggers. One process calls it."""
+"""The report of a finished run: its files first, then the loggers."""
 
-__all__ = ["METRICS", "ood_results", "write_report"]
+__all__ = ["METRICS", "FinishedRun", "ood_results", "write_report"]
 
 import csv
 import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -18,131 +19,134 @@ from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.records.atomic import try_to_write
 from src.records.git_state import git_state
-from src.records.history import STABILITY
+from src.records.history import read_history, read_stability
+from src.report.blocks import Results
+from src.report.evidence import evidence_of
 from src.report.figures import save_figures
 from src.report.media import log_report
 from src.report.page import write_page
 from src.report.samples import Pictures, save_sample_figures
 
-Results = dict[str, dict[str, dict[str, float]]]
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
-def write_report(
-    run_dir: Path,
-    scores: Scores,
-    *,
-    experiment: str,
-    network: str,
-    selected_block: str | None,
-    norm_ratio: Mapping[str, float],
-    forward_passes: int,
-    seconds: Mapping[str, float],
-    data: Mapping[str, Any] | None = None,
-    loggers: Sequence[Logger] = (),
-    step: int = 0,
-    complete: bool = True,
-    pictures: Pictures | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that has scored all of its images.
+
+    Attributes:
+        run_dir: Directory of the run; its `norm_ratio.csv` is drawn and logged if it exists.
+        scores: The score table.
+        experiment: Name of the experiment.
+        network: Name of the network.
+        selected_block: The selected block; None if no block was selected.
+        norm_ratio: NormRatio of each block, by depth; may be empty.
+        forward_passes: Number of forward passes of the benchmark.
+        seconds: Wall time of each stage.
+        data: Facts about the images, see `ImageData.facts`: protocol, groups, classes, sets.
+        pictures: Returns the images of a source; without it no image is shown.
+        step: Number of training steps, at which the results are logged.
+        is_complete: Whether the disk holds all earlier files of the run.
+    """
+
+    run_dir: Path
+    scores: Scores
+    experiment: str
+    network: str
+    selected_block: str | None
+    norm_ratio: Mapping[str, float]
+    forward_passes: int
+    seconds: Mapping[str, float]
+    data: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Pictures | None = None
+    step: int = 0
+    is_complete: bool = True
+
+
+def write_report(run: FinishedRun, loggers: Sequence[Logger] = ()) -> dict[str, Any]:
     """Writes `scores.npz`, `ood.csv`, `figures/`, `metrics.json`, `report.html`; then logs them.
 
-    `metrics.json` marks a finished run: what cannot be made again of the files comes before it.
-
-    What a full disk does not take is left out, with a warning; `metrics.json` is there if and only
-    if everything is.
+    One process calls it. `metrics.json` marks a finished run. It is written atomically, after all
+    files from which it cannot be restored. A file that does not fit on a full disk is left out
+    with a warning; `metrics.json` exists if and only if all files before it do.
 
     Args:
-        run_dir: directory of the run; its `norm_ratio.csv` is drawn and logged if it is there.
-        scores: the score table.
-        experiment: name of the experiment.
-        network: name of the network.
-        selected_block: the block that the method uses, if one was selected.
-        norm_ratio: NormRatio of each block, by depth; may be empty.
-        forward_passes: forward passes of the benchmark.
-        seconds: wall time of each stage.
-        data: `facts` of the images: protocol, groups, classes, what became of each set.
-        loggers: receive the scalars; those of `src.loggers` also what there is to see.
-        step: steps of the training, at which the results are logged.
-        complete: whether all that came before is on the disk.
-        pictures: gives the images of a set, to show those that confuse.
+        run: The run.
+        loggers: Receive the results; those of `src.loggers` also figures, charts and images.
 
     Returns:
         The content of `metrics.json`.
 
     Raises:
-        ValueError: if a score is NaN or infinite; `scores.npz` is written nevertheless.
+        ValueError: If a score is NaN or infinite; `scores.npz` is written all the same.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    complete &= try_to_write(run_dir / "scores.npz", scores.save)
-    data = data or {}
-    results = ood_results(scores, data.get("groups", {}))
-    complete &= try_to_write(run_dir / "ood.csv", lambda path: save_results(path, results))
-    figures = save_figures(
-        run_dir, scores, results, norm_ratio=norm_ratio, selected_block=selected_block
-    )
-    figures += save_sample_figures(
-        run_dir,
-        scores,
-        selected_block=selected_block,
-        classes=data.get("classes", ()),
-        pictures=pictures,
-    )
-    metrics = {
-        "experiment": experiment,
-        "network": network,
-        "selected_block": selected_block,
-        "norm_ratio": dict(norm_ratio),
-        "selection_stability": stability_of(run_dir),
-        "id_accuracy": None if math.isnan(scores.id_accuracy) else scores.id_accuracy,
-        "counts": scores.counts,
-        "data": dict(data),
-        "detectors": results,
-        "forward_passes": forward_passes,
-        "seconds": dict(seconds),
-        "versions": versions(),
-    }
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    has_scores = try_to_write(run.run_dir / "scores.npz", run.scores.save)
+    results = ood_results(run.scores, run.data.get("groups", {}))
+    has_table = try_to_write(run.run_dir / "ood.csv", lambda path: save_results(path, results))
+    metrics = metrics_of(run, results)
+    evidence = evidence_of(run.scores, metrics, read_history(run.run_dir))
+    figures = save_figures(run.run_dir, evidence)
+    figures += save_sample_figures(run.run_dir, evidence, run.pictures)
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    if complete and all(path.exists() for path in figures):
-        try_to_write(run_dir / "metrics.json", lambda path: path.write_text(text))
-        write_page(run_dir)
-    log_report(run_dir, metrics, scores, figures, loggers, step=step, pictures=pictures)
+    has_figures = all(path.exists() for path in figures)
+    if run.is_complete and has_scores and has_table and has_figures:
+        try_to_write(run.run_dir / "metrics.json", lambda path: path.write_text(text))
+        write_page(run.run_dir)
+    log_report(
+        run.run_dir, metrics, evidence, figures, loggers, step=run.step, pictures=run.pictures
+    )
     return metrics
 
 
+def metrics_of(run: FinishedRun, results: Results) -> dict[str, Any]:
+    """Returns the content of `metrics.json`."""
+    accuracy = run.scores.id_accuracy
+    return {
+        "experiment": run.experiment,
+        "network": run.network,
+        "selected_block": run.selected_block,
+        "norm_ratio": dict(run.norm_ratio),
+        "selection_stability": read_stability(run.run_dir),
+        "id_accuracy": None if math.isnan(accuracy) else accuracy,
+        "counts": run.scores.counts,
+        "data": dict(run.data),
+        "detectors": results,
+        "forward_passes": run.forward_passes,
+        "seconds": dict(run.seconds),
+        "versions": versions(),
+    }
+
+
 def versions() -> dict[str, str]:
-    """Returns what the run was made with; the commit of this project, if git knows it."""
+    """Returns the versions of Python, of the main packages and, if known, of this project."""
     found = {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
     if state := git_state():
         found["commit"] = state["commit"] + ("-dirty" if state["dirty"] else "")
     return found
 
 
-def stability_of(run_dir: Path) -> dict[str, Any]:
-    """Returns what the selection left beside the history; empty if it was not measured."""
-    path = run_dir / STABILITY
-    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found
-
-
-def ood_results(scores: Scores, groups: Mapping[str, Sequence[str]] | None = None) -> Results:
+def ood_results(
+    scores: Scores, groups: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
     """Returns the OOD metrics of each detector on each OOD set, and their unweighted means.
 
     Args:
-        scores: the score table.
-        groups: name -> OOD sets to average; "average" is that of all.
+        scores: The score table.
+        groups: Name -> OOD sets to average; "average" is the mean over all of them.
 
     Raises:
-        ValueError: if a score is NaN or infinite.
+        ValueError: If a score is NaN or infinite.
     """
-    results: Results = {}
+    results: dict[str, dict[str, dict[str, float]]] = {}
     for column, detector in enumerate(scores.detectors):
         of = {source: scores.of(source)[:, column] for source in scores.sources}
         for source, score in of.items():
             if not score.isfinite().all():
                 raise ValueError(
                     f"expected finite scores, got NaN or infinity from {detector!r} on "
-                    f"{source!r}; scores.npz was kept: look there, then mend or drop the detector"
+                    f"{source!r}; scores.npz was kept: inspect it, then fix or remove the detector"
                 )
         each = {source: ood_metrics(of["id"], of[source]) for source in scores.sources[1:]}
         means = {
@@ -154,10 +158,10 @@ def ood_results(scores: Scores, groups: Mapping[str, Sequence[str]] | None = Non
 
 
 def save_results(path: Path, results: Results) -> None:
-    """Writes one CSV row per detector and source."""
+    """Writes a CSV file with one row per detector and OOD set, group or average."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, ("detector", "source", *METRICS))
         writer.writeheader()
         for detector, each in results.items():
             for source, row in each.items():
-                writer.writerow({"detector": detector, "source": source} | row)
+                writer.writerow({"detector": detector, "source": source, **row})

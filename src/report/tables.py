@@ -1,4 +1,4 @@
-"""Tables for the terminal: results of each detector, of each block, of a selection."""
+"""Tables for the terminal: detectors, blocks and the selection of a block."""
 
 __all__ = ["block_list", "block_table", "result_table", "selection_table"]
 
@@ -9,13 +9,14 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from src.network import Network
-from src.records.columns import PER_BLOCK
+from src.records.columns import detector_columns
+from src.report.blocks import blocks_of
 from src.report.results import METRICS
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
     """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent."""
-    results = {name: row for name, row in metrics["detectors"].items() if "@" not in name}
+    results = metrics["detectors"]
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, caption="AUROC over FPR95 (ID positive / OOD positive), %"
     )
@@ -24,40 +25,38 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     columns = [*list(metrics["counts"])[1:], *groups, "average"]
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
-    for name, row in results.items():
-        table.add_row(name, *(cell(row[column]) for column in columns))
+    for name in detector_columns(results):
+        table.add_row(name, *(cell(results[name][column]) for column in columns))
     return table
 
 
 def cell(row: Mapping[str, float]) -> str:
-    """Returns AUROC over the two FPR95."""
+    """Returns AUROC and, on the next line, both FPR95."""
     auroc, fpr_id, fpr_ood = (100 * row[key] for key in METRICS[:3])
     return f"[bold]{auroc:.1f}[/]\n[dim]{fpr_id:.1f}/{fpr_ood:.1f}[/]"
 
 
 def block_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns one row per block: NormRatio, and what FeatureNorm of it reaches, in percent."""
+    """Returns one row per block: NormRatio, and the results of its FeatureNorm in percent."""
     table = Table(
         box=SIMPLE_HEAD, caption="FeatureNorm of each block: mean over the OOD sets, percent"
     )
     for column in ("block", "NormRatio", "AUROC", "FPR95 (ID pos.)", "FPR95 (OOD pos.)"):
         table.add_column(column, justify="left" if column == "block" else "right")
-    for name, row in metrics["detectors"].items():
-        if name.startswith(PER_BLOCK):
-            block = name.removeprefix(PER_BLOCK)
-            selected = block == metrics["selected_block"]
-            ratio = metrics["norm_ratio"].get(block)
+    for block in blocks_of(metrics):
+        if block.results:
+            average = block.results["average"]
             table.add_row(
-                f"{block} (selected)" if selected else block,
-                "" if ratio is None else f"{ratio:.4f}",
-                *(f"{100 * row['average'][key]:.1f}" for key in METRICS[:3]),
-                style="bold" if selected else None,
+                f"{block.name} (selected)" if block.is_selected else block.name,
+                "" if block.norm_ratio is None else f"{block.norm_ratio:.4f}",
+                *(f"{100 * average[key]:.1f}" for key in METRICS[:3]),
+                style="bold" if block.is_selected else None,
             )
     return table
 
 
 def selection_table(norm_ratio: Mapping[str, float], selected_block: str | None) -> Table:
-    """Returns one row per block: NormRatio, measured on ID images alone."""
+    """Returns one row per block: its NormRatio, which needs no OOD image."""
     table = Table("block", box=SIMPLE_HEAD, caption="NormRatio of each block")
     table.add_column("NormRatio", justify="right")
     for block, ratio in norm_ratio.items():
@@ -68,7 +67,7 @@ def selection_table(norm_ratio: Mapping[str, float], selected_block: str | None)
 
 
 def block_list(network: Network) -> Table:
-    """Returns one row per block: path, class, shape (C, H, W) of its map, stride, layout."""
+    """Returns one row per block: path, class, (C, H, W) shape of its map, stride and layout."""
     table = Table(box=None, pad_edge=False)
     for column in ("block", "class", "shape", "stride", "layout"):
         table.add_column(column, justify="right" if column == "stride" else "left")

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, and read without running any code from them."""
+"""Checkpoints, written whole and read without running code from them."""
 
 __all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state"]
 
@@ -11,13 +11,14 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from src.classifier import FORMAT, Classifier
 from src.records.atomic import try_to_write
+from src.run.upgrade import upgraded
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the one before it and renames it: a kill leaves one of them.
+    """Writes a checkpoint under another name and renames it: a kill leaves the old or the new.
 
-    Where there is no room, the one before is kept, and training goes on. Lightning's own writes
-    into the folder for temporary files, which may be on another disk.
+    If there is no room, the old one is kept and training continues. Lightning's own plugin writes
+    into the folder for temporary files first, which may be on another disk.
     """
 
     _missing: tuple[dict[str, Any], Path] | None = None
@@ -25,23 +26,25 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Writes and renames."""
+        """Writes the checkpoint and renames it."""
         written = try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
         self._missing = None if written else (checkpoint, path)
 
     def complete(self) -> bool:
-        """Whether the latest checkpoint is on the disk, after another try if it is not."""
+        """Whether the latest checkpoint is on disk; if it is not, tries once more to write it."""
         if self._missing is not None:
             self.save_checkpoint(*self._missing)
         return self._missing is None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the checkpoint of a training, read without running any code from it.
+    """Returns the checkpoint of a training, read without running code from it.
+
+    A configuration of an earlier version is brought up to date.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a checkpoint of `src.train`.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint of `src.train`, or was made by a later version.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -50,13 +53,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint: dict[str, Any] | None
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError):  # torch advises to trust the file instead
+    except (UnpicklingError, EOFError, RuntimeError):  # whose message advises to trust the file
         checkpoint = None
     parts = {"config", "state_dict"}
     if not isinstance(checkpoint, dict) or not all(checkpoint.get(part) for part in parts):
         raise ValueError(
             f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
-            "which is none or is cut short; take the one beside it (best.ckpt, last.ckpt), or "
+            "which is none or is incomplete; use the other one (best.ckpt, last.ckpt), or "
             f"load the weights of another project with net=<network> net.weights={path}"
         )
     if checkpoint.get("format", 0) > FORMAT:
@@ -64,14 +67,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a checkpoint of format {FORMAT} or before, got {checkpoint['format']} in "
             f"{path}; it was made by a later version: update this one"
         )
-    return checkpoint
+    return checkpoint | {"config": upgraded(checkpoint["config"])}
 
 
 def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None:
     """Loads the weights and the selection of a checkpoint.
 
     Raises:
-        ValueError: if they are of another network.
+        ValueError: If they belong to another network.
     """
     try:
         classifier.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""The directory of a run: fresh, begun, finished, or gone on with."""
+"""The directory of a run: fresh, begun, finished or resumed."""
 
 __all__ = ["check_fresh", "is_finished", "open_run", "resumed"]
 
@@ -6,13 +6,17 @@ import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from src.records.atomic import write_whole
+from src.records.console import say
+from src.run.checkpoint import load_checkpoint
+from src.run.configuration import with_defaults
+from src.run.upgrade import upgraded
 
 
 @rank_zero_only
@@ -20,18 +24,18 @@ def check_fresh(cfg: DictConfig) -> None:
     """Refuses a run directory that is taken, unless its run is to be resumed.
 
     Raises:
-        FileExistsError: if an earlier run is there.
+        FileExistsError: If an earlier run is there.
     """
-    if (Path(cfg.run_dir) / "config.yaml").exists() and not cfg.get("resume"):
+    if (Path(cfg.run_dir) / "config.yaml").exists() and not cfg.resume:
         raise FileExistsError(
             f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
-            f"run; choose another hydra.run.dir, or go on with it: resume={cfg.run_dir}"
+            f"run; choose another hydra.run.dir, or resume that run: resume={cfg.run_dir}"
         )
 
 
 @rank_zero_only
 def open_run(cfg: DictConfig) -> None:
-    """Writes the resolved configuration into the run directory; one to resume has it."""
+    """Writes the resolved configuration into the run directory, unless a resumed run has it."""
     path = Path(cfg.run_dir) / "config.yaml"
     if not path.exists():
         text = command() + OmegaConf.to_yaml(cfg, resolve=True)
@@ -39,15 +43,15 @@ def open_run(cfg: DictConfig) -> None:
 
 
 def is_finished(cfg: DictConfig) -> bool:
-    """Says so, if `resume=auto` finds that nothing is left to do in the run directory."""
+    """Whether `resume=auto` finds a finished run, which it then reports."""
     finished = cfg.resume == "auto" and (Path(cfg.run_dir) / "metrics.json").exists()
     if finished:
-        Console().print(f"{cfg.run_dir} is finished", soft_wrap=True)
+        say(f"{cfg.run_dir} is finished")
     return finished
 
 
 def command() -> str:
-    """Returns the command that began the run, as a line of comment: a resumed run keeps it."""
+    """Returns the command that started the run as a comment line; a resumed run keeps it."""
     if not HydraConfig.initialized():
         return ""
     job = HydraConfig.get()
@@ -61,14 +65,14 @@ def command() -> str:
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
     """Returns the configuration of the run to resume, and its last checkpoint if there is one.
 
-    Without `resume`, the configuration comes back as it is. `resume=auto` means the run directory
-    itself, so that a sweep can be started again where it was: what is not begun there begins.
+    Without `resume`, it returns `cfg` itself. `resume=auto` refers to the run directory of the
+    command, so that the same command resumes a sweep: runs that have not begun begin.
 
     Raises:
-        FileNotFoundError: if there is no run.
-        FileExistsError: if it is finished.
-        ValueError: if another command began it, or if anything else is asked for, which the run's
-            own configuration would hide.
+        FileNotFoundError: If there is no run.
+        FileExistsError: If it is finished.
+        ValueError: If another command began it, if the command line sets anything else, which
+            the configuration of the run would hide, or if its checkpoint cannot be read.
     """
     if cfg.resume is None:
         return cfg, None
@@ -82,26 +86,35 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
         )
     if (run_dir / "metrics.json").exists():
         raise FileExistsError(
-            f"expected a run that was cut off, got {run_dir}, which is finished; see its "
+            f"expected an interrupted run, got {run_dir}, which is finished; see its "
             "metrics.json, or start a new run"
         )
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
-    if others and cfg.resume != "auto":
-        raise ValueError(
-            "expected resume= alone, as a run goes on with the configuration it began with, got "
-            f"{' '.join(others)} beside it; leave that out, or start a new run"
-        )
-    saved = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
-    if commands[0] != commands[1]:
-        raise ValueError(
-            f"expected a run of {commands[0]}, got {run_dir} of {commands[1]}; go on with it: "
-            f"python -m {commands[1]} resume={run_dir}"
-        )
+    saved = _saved(cfg, run_dir)
     if cfg.resume != "auto":
-        with suppress(OSError):  # Hydra has opened a directory for this command
+        with suppress(OSError):  # Hydra has created a directory for this command
             Path(cfg.run_dir).rmdir()
     saved.run_dir, saved.resume = str(run_dir), str(run_dir)
     last = run_dir / "checkpoints" / "last.ckpt"
-    return saved, last if last.exists() else None
+    if not last.exists():
+        return saved, None
+    load_checkpoint(last)  # refuses what Lightning would find out late
+    return saved, last
+
+
+def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
+    """Returns the configuration with which the run began, checked against the command."""
+    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    if others and cfg.resume != "auto":
+        raise ValueError(
+            "expected resume= alone, as a run resumes with the configuration it began with, got "
+            f"{' '.join(others)} beside it; leave that out, or start a new run"
+        )
+    kept = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    saved = OmegaConf.create(upgraded(cast(dict[str, Any], kept)))
+    commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
+    if commands[0] != commands[1]:
+        raise ValueError(
+            f"expected a run of {commands[0]}, got {run_dir} of {commands[1]}; resume it with: "
+            f"python -m {commands[1]} resume={run_dir}"
+        )
+    return with_defaults(saved, cfg)

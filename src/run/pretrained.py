@@ -1,4 +1,4 @@
-"""Networks by name, from a file or an address: checked, then read, and rebuilt."""
+"""Trained networks by name, file or address: checked first, then read and rebuilt."""
 
 __all__ = ["load_network", "local_file", "released_networks"]
 
@@ -25,48 +25,47 @@ RELEASED = Path(__file__).with_name("released.yaml")
 
 
 def load_network(source: str) -> Network:
-    """Returns the network of a checkpoint, with its weights and its selection, to be evaluated.
+    """Returns the network of a checkpoint with its weights and selection, in evaluation mode.
 
     Args:
-        source: as in `local_file`; of `src.train` or `src.release`.
+        source: Name, path or address of a file of `src.train` or `src.release`; see `local_file`.
 
     Raises:
-        FileNotFoundError: if there is no such file, and nothing of that name.
-        ConnectionError: if the address does not give it.
-        ValueError: if it is another file than the digest says or no checkpoint, or if its
-            configuration names what no training of ours calls.
+        FileNotFoundError: If there is neither such a file nor such a name.
+        ConnectionError: If the download fails.
+        ValueError: If the file does not match its digest, is no checkpoint, or has a
+            configuration that calls anything a training of this project does not call.
     """
     path = local_file(source)
     checkpoint = load_checkpoint(path)
     check_targets(checkpoint["config"])
-    config = OmegaConf.create(checkpoint["config"])  # `net` may refer to its neighbours
+    config = OmegaConf.create(checkpoint["config"])  # `net` may refer to other groups
     classifier = Classifier(instantiate(without_weights(config.net)))
     load_state(classifier, checkpoint["state_dict"], str(path))
     return classifier.network.eval()
 
 
 def released_networks() -> dict[str, str]:
-    """Returns the networks that this project gives away: name -> path or address @sha256:digest.
+    """Returns the released networks: name -> path or address @sha256:digest.
 
-    Paths are below the repository; a model card lies beside each file.
+    Paths are relative to the repository; a model card lies beside each file.
     """
     networks: dict[str, str] = yaml.safe_load(RELEASED.read_text())
     return networks
 
 
 def local_file(source: str) -> Path:
-    """Returns the path of a file, after its bytes were checked, and fetched if it is elsewhere.
+    """Returns the local path of a file after checking its bytes; downloads it if necessary.
 
     Args:
-        source: a name in `released_networks`, or a path or an https address; behind these
-            `@sha256:<64 digits>`, which an address must have, as what is fetched once is kept
-            below the folder of torch.hub.
+        source: Name in `released_networks`, path, or https address. A path may and an address
+            must end in `@sha256:<64 digits>`. Downloads are kept in the folder of torch.hub.
 
     Raises:
-        ConnectionError: if the address does not give the right file.
-        FileNotFoundError: if it is neither a file nor a name.
-        OSError: if there is no room for it.
-        ValueError: if the file has another digest, or an address none, or it is not https.
+        ConnectionError: If the address does not deliver the right file.
+        FileNotFoundError: If `source` is neither a file nor a name.
+        OSError: If there is no room for the file.
+        ValueError: If the digest differs, or an address has no digest or is not https.
     """
     named = released_networks().get(source)
     place, mark, digest = (named or source).partition("@sha256:")
@@ -78,6 +77,12 @@ def local_file(source: str) -> Path:
         )
     if not is_address:
         path = ROOT / place if named else Path(place)
+        if named and not path.is_file():
+            raise FileNotFoundError(
+                f"expected the weights {source} in {path}, got no such file; an installed "
+                f"package lacks them: get {place} from the repository, and set "
+                f"checkpoint=<its path>@sha256:{digest}"
+            )
         if not path.is_file():
             raise FileNotFoundError(
                 f"expected a checkpoint, got no file at {path}; set checkpoint= to the path or "
@@ -94,7 +99,7 @@ def local_file(source: str) -> Path:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(lock):  # of the processes of torchrun one fetches
+            with FileLock(lock):  # only one process of torchrun downloads
                 return fetch(asked, folder)
         finally:
             lock.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Bars for a person who watches: what is done, how fast, and how long it will take yet."""
+"""Progress bars for a terminal: work done, rate, and time left."""
 
 __all__ = ["Bars"]
 
@@ -15,10 +15,10 @@ from src.benchmark import Benchmark
 
 
 class Bars(ProgressBar):
-    """One bar on stderr over all of a training, one over each validation, one over a benchmark.
+    """One bar on stderr for the whole training, one for each validation, one for a benchmark.
 
-    Log lines appear above them. Only the first process draws. For terminals: it does not look
-    whether stderr is one.
+    Log lines appear above them. Only the first process draws. The caller decides whether stderr
+    is a terminal.
     """
 
     def __init__(self) -> None:
@@ -28,67 +28,67 @@ class Bars(ProgressBar):
         self.logs = ExitStack()
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Lets log lines pass above the bars."""
+        """Sends log lines above the bars."""
         super().setup(trainer, module, stage)
         self.close()
         self.logs.enter_context(logging_redirect_tqdm([logging.getLogger()]))
 
     def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Takes the bars away."""
+        """Removes the bars."""
         self.close()
 
     def on_exception(
         self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Takes the bars away."""
+        """Removes the bars."""
         self.close()
 
     def close(self) -> None:
-        """Takes the bars away."""
+        """Removes the bars."""
         self.validation.close()
         self.work.close()
         self.logs.close()
 
     def new(self, task: str, total: float, **options: Any) -> "tqdm[Any]":
-        """Returns a bar of so many batches, in the next free line; it goes when it is closed."""
+        """Returns a bar over `total` batches in the next free line; closing removes it."""
         return tqdm(
             desc=task, total=int(total) if total < float("inf") else None, unit=" batches",
             leave=False, dynamic_ncols=True, disable=not self.trainer.is_global_zero, **options,
         )  # fmt: skip
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Opens the bar over all epochs; a resumed training begins where it was."""
+        """Opens the bar over all epochs; a resumed training starts at its first new epoch."""
         batches, epochs = trainer.num_training_batches, cast(int, trainer.max_epochs)
         total = batches * epochs if epochs > 0 else float("inf")
         done = trainer.current_epoch * int(batches)
-        # by the mean speed, not the last: an epoch ends with a validation, which takes its time
+        # the mean rate, not the latest: each epoch ends with a validation, which takes time too
         self.work = self.new("training", total, initial=done, smoothing=0)
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Says which epoch it is."""
+        """Shows the number of the epoch."""
         last = f"/{trainer.max_epochs}" if cast(int, trainer.max_epochs) > 0 else ""
         self.work.set_description(f"training, epoch {trainer.current_epoch + 1}{last}")
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Counts."""
+        """Advances the bar."""
         self.work.update()
 
     def on_validation_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Opens the bar of a validation, which the selection looks on."""
+        """Opens the bar of a validation, unless it is the sanity check."""
         if not trainer.sanity_checking:
             self.validation = self.new("validation", sum(trainer.num_val_batches))
 
     def on_validation_batch_end(self, *args: Any) -> None:
-        """Counts."""
+        """Advances the bar."""
         self.validation.update()
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Closes the bar; what was found stands behind that of the training."""
+        """Closes the bar; the training bar shows the results."""
         self.validation.close()
         self.work.set_postfix(trainer.progress_bar_metrics)
 
     def on_test_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Opens the bar over all images of a benchmark."""
+        """Opens the bar over all batches of a benchmark."""
         self.work = self.new("benchmark", sum(trainer.num_test_batches))
 
     def on_test_batch_start(
@@ -99,13 +99,13 @@ class Bars(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Says which images come; the detectors learn before the first that are scored."""
+        """Shows the set in use, and whether detectors are fitted or images scored."""
         if batch_idx == 0:
             loaders, fit_on = cast(Benchmark, module).loaders, cast(Benchmark, module).fit_on
             name = loaders[dataloader_idx]
-            learns = "fitting on " if name in fit_on else "scoring "
-            self.work.set_description(learns + name)
+            what = "fitting on " if name in fit_on else "scoring "
+            self.work.set_description(what + name)
 
     def on_test_batch_end(self, *args: Any) -> None:
-        """Counts."""
+        """Advances the bar."""
         self.work.update()

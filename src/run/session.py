@@ -1,6 +1,6 @@
-"""A run while it lasts: opened when its images are there, told to the loggers, reported."""
+"""A run in progress: opened when its images are ready, logged, and reported at its end."""
 
-__all__ = ["Opening", "after_fit", "check_saved", "report"]
+__all__ = ["Opening", "after_fit", "check_saved", "report", "report_selection"]
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,20 +18,21 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.benchmark import Benchmark
 from src.data import ImageData
 from src.loggers import Dispensable
+from src.network import Network
 from src.records.console import show
 from src.records.git_state import git_state
 from src.report.media import log_selection
-from src.report.results import write_report
-from src.report.tables import block_table, result_table
+from src.report.results import FinishedRun, write_report
+from src.report.tables import block_table, result_table, selection_table
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.configuration import network_name, run_name, sweep
 from src.run.directory import open_run
 
 
 class Opening(L.Callback):
-    """Opens the run when its images are decoded: what was refused until then leaves no file.
+    """Opens the run once its images are decoded: a run refused before then leaves no file.
 
-    Lightning sets the data up before it sets the callbacks up.
+    Lightning calls `setup` of the data before that of the callbacks.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -42,24 +43,21 @@ class Opening(L.Callback):
         if self.opened:
             return
         with open_dict(self.cfg):
-            self.cfg.group = self.cfg.get("group") or sweep() or self.cfg.name
-            self.cfg.run_name = self.cfg.get("run_name") or run_name(self.cfg)
+            self.cfg.group = self.cfg.group or sweep() or self.cfg.name
+            self.cfg.run_name = self.cfg.run_name or run_name(self.cfg)
         trainer.loggers = list(instantiate(self.cfg.logger).values())
         open_run(self.cfg)
         config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
         config["git"] = git_state()
         for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):  # beside its file lies config.yaml
+            if not isinstance(logger, CSVLogger):  # config.yaml is in the same directory
                 logger.log_hyperparams(config)
         self.opened = True
 
 
 @rank_zero_only
 def after_fit(cfg: DictConfig, trainer: L.Trainer) -> None:
-    """Logs what the training leaves, whether or not a benchmark follows.
-
-    The best checkpoint goes to those loggers that are configured to keep it.
-    """
+    """Logs the selection and the best checkpoint, whether or not a benchmark follows."""
     log_selection(Path(cfg.run_dir), trainer.loggers, trainer.global_step)
     best = cast(ModelCheckpoint, trainer.checkpoint_callback)
     path = Path(best.best_model_path)
@@ -67,6 +65,15 @@ def after_fit(cfg: DictConfig, trainer: L.Trainer) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, Dispensable):
                 logger.log_checkpoint(path, {str(best.monitor): float(best.best_model_score)})
+
+
+@rank_zero_only
+def report_selection(cfg: DictConfig, trainer: L.Trainer, network: Network) -> None:
+    """Logs the selection of an evaluation; if no benchmark follows, also shows it."""
+    run_dir = Path(cfg.run_dir)
+    log_selection(run_dir, trainer.loggers, trainer.global_step)
+    if not cfg.benchmark:
+        show(selection_table(network.norm_ratio, network.selected), f"results in {run_dir}")
 
 
 def report(
@@ -79,29 +86,30 @@ def report(
     """Writes the results of a finished benchmark and shows them, on one process.
 
     Raises:
-        OSError: if there was no room for all of them, after they were shown.
+        OSError: If there was no room for all of them; they are shown first.
     """
     if not trainer.is_global_zero:
-        with suppress(OSError):  # torchrun: started a second later, it has a folder of its own
+        with suppress(OSError):  # of torchrun: one that started a second later has its own folder
             Path(cfg.run_dir).rmdir()
         return
     run_dir = Path(cfg.run_dir)
     checkpoints = cast(AtomicCheckpoints, trainer.strategy.checkpoint_io)
-    metrics = write_report(
-        run_dir,
-        benchmark.scores,
+    scores = benchmark.scores
+    run = FinishedRun(
+        run_dir=run_dir,
+        scores=scores,
         experiment=cfg.name,
         network=network_name(cfg),
         selected_block=benchmark.network.selected,
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
-        data=data.facts(benchmark.scores.counts if trainer.limit_test_batches == 1.0 else None),
-        loggers=trainer.loggers,
-        step=trainer.global_step,
-        complete=checkpoints.complete(),
+        data=data.facts(scores.counts if trainer.limit_test_batches == 1.0 else None),
         pictures=data.pictures,
+        step=trainer.global_step,
+        is_complete=checkpoints.complete(),
     )
+    metrics = write_report(run, trainer.loggers)
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
     if not (run_dir / "metrics.json").exists():
         raise no_room("results", run_dir)
@@ -110,18 +118,18 @@ def report(
 
 @rank_zero_only
 def check_saved(cfg: DictConfig, trainer: L.Trainer) -> None:
-    """Refuses to end a training whose last checkpoint is not on the disk.
+    """Refuses to end a training whose last checkpoint is not on disk.
 
     Raises:
-        OSError: if there was no room for it.
+        OSError: If there was no room for it.
     """
     if not cast(AtomicCheckpoints, trainer.strategy.checkpoint_io).complete():
         raise no_room("checkpoints", cfg.run_dir)
 
 
 def no_room(what: str, run_dir: str | Path) -> OSError:
-    """Returns the error of a full disk."""
+    """Returns the error for a full disk."""
     return OSError(
-        f"expected room for the {what} in {run_dir}, got none; make room, then go on with this "
-        f"run: resume={run_dir}"
+        f"expected room for the {what} in {run_dir}, got none; free some space, then resume "
+        f"the run: resume={run_dir}"
     )

@@ -5,21 +5,10 @@ __all__ = ["check_installed", "check_targets"]
 from importlib.util import find_spec
 from typing import Any
 
-# package -> extra
-EXTRAS = {
-    "timm": "timm",
-    "datasets": "hf",
-    "pytorch_ood": "pytorch-ood",
-    "tensorboard": "tensorboard",
-    "mlflow": "mlflow",
-    "sqlalchemy": "mlflow",
-    "alembic": "mlflow",
-}
-# packages that a target of ours needs beside this project's dependencies
-BEHIND = {
-    "src.loggers.TensorBoardLogger": ("tensorboard",),
-    "src.loggers.mlflow_logger": ("mlflow", "sqlalchemy", "alembic"),
-}
+import src.loggers as loggers
+
+# package -> extra that installs it; a logger declares its own
+EXTRAS = {"timm": "timm", "datasets": "hf", "pytorch_ood": "pytorch-ood"}
 
 # what a checkpoint may name: constructors that do nothing but construct
 TRUSTED = (
@@ -36,23 +25,30 @@ TRUSTED = (
 )
 
 
+def packages_of(target: str) -> dict[str, str | None]:
+    """Returns the packages that a target imports, each with the extra that installs it."""
+    first = target.partition(".")[0]
+    logger = getattr(loggers, target.removeprefix("src.loggers."), None)
+    return {first: EXTRAS.get(first)} | getattr(logger, "packages", {})
+
+
 def check_installed(config: Any, path: str = "") -> None:
     """Refuses a configuration that names a package which is not there.
 
     Args:
-        config: plain containers.
-        path: of the configuration, with a dot behind it.
+        config: Plain containers.
+        path: Of the configuration, with a dot behind it.
 
     Raises:
-        ModuleNotFoundError: if a `_target_` is in a package that is not installed.
+        ModuleNotFoundError: If a `_target_` is in a package that is not installed.
     """
     if isinstance(config, list):
         config = dict(enumerate(config))
     if isinstance(config, dict):
         target = str(config.get("_target_", "src."))
-        for package in (target.partition(".")[0], *BEHIND.get(target, ())):
+        for package, extra in packages_of(target).items():
             if find_spec(package) is None:
-                how = f"pip install -e .[{EXTRAS[package]}]" if package in EXTRAS else "correct it"
+                how = f"pip install -e .[{extra}]" if extra else "correct it"
                 raise ModuleNotFoundError(
                     f"expected an installed package in {path}_target_, got {target}, but there is "
                     f"no {package}; {how}"
@@ -65,7 +61,7 @@ def check_targets(config: Any, path: str = "") -> None:
     """Refuses a checkpoint's configuration that would call what no training of ours calls.
 
     Raises:
-        ValueError: if a `_target_` is not of this project, torchvision's networks, optimizers,
+        ValueError: If a `_target_` is not of this project, torchvision's networks, optimizers,
             layers or Lightning's trainer.
     """
     if isinstance(config, list):

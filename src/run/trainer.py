@@ -23,16 +23,16 @@ from src.run.session import Opening
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
-    """Returns the configured trainer, which will open the run.
+    """Returns the configured trainer; it opens the run when its first stage begins.
 
     Raises:
-        FileExistsError: if an earlier run is in the run directory.
-        ValueError: if it is to train for no epoch.
-        RuntimeError: if torchrun started other processes than the trainer's, or for a sweep of
-            many-process runs that Lightning would have to launch.
+        FileExistsError: If an earlier run is in the run directory.
+        ValueError: If it is set to train for no epoch.
+        RuntimeError: If torchrun started another number of processes than the trainer has, or for
+            a sweep whose runs have several processes that Lightning would have to launch.
     """
     quiet_lightning()
-    watched = sys.stderr.isatty() and cfg.trainer.get("enable_progress_bar", True)
+    watched = sys.stderr.isatty() and cfg.trainer.enable_progress_bar
     every = [Opening(cfg), *callbacks, Bars() if watched else None]
     trainer: L.Trainer = instantiate(
         cfg.trainer,
@@ -64,23 +64,23 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
 
 
 def callbacks(cfg: DictConfig) -> list[L.Callback]:
-    """Returns those of every training: checkpoints of the last and the best epoch, the rate."""
+    """Returns the callbacks of every training: last and best checkpoint, learning rate."""
     folder = Path(cfg.run_dir) / "checkpoints"
     best = ModelCheckpoint(
         folder, "best", monitor="val/accuracy", mode="max", enable_version_counter=False
     )
-    # not `save_last` of the other, which saves only when the other does; and behind it, so that
-    # a resumed training knows which epoch was the best
+    # `save_last` of the other would save only when that one does; this one comes second, so that
+    # its file tells a resumed training which epoch was the best
     last = ModelCheckpoint(folder, "last", enable_version_counter=False)
     return [best, last, LearningRateMonitor(logging_interval="epoch")]
 
 
 def quiet_lightning() -> None:
-    """Silences what says nothing about a run of ours."""
+    """Silences messages of Lightning that do not apply to these runs."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
-        ".*does not have many workers.*",  # images live in memory: workers would copy them
-        ".*exists and is not empty.*",  # the run directory holds config.yaml by now
+        ".*does not have many workers.*",  # images are in memory: workers would copy them
+        ".*exists and is not empty.*",  # the run directory holds config.yaml already
         ".*treespec.*",  # Lightning 2.6 on a newer torch
     ):
         warnings.filterwarnings("ignore", message)
@@ -90,7 +90,7 @@ def seed_everything(seed: Any) -> None:
     """Seeds Python, NumPy and torch, in this process and in the workers of loaders.
 
     Raises:
-        ValueError: if the seed is none that all of them take.
+        ValueError: If the seed is not a number that all of them accept.
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"expected a seed within 0..{2**32 - 1}, got {seed!r}; set seed=<number>")

@@ -31,11 +31,12 @@ from typing import Any
 
 import yaml
 
+from src.records.configs import CONF
 from src.records.console import say
 from src.search.space import split
 from src.search.study import best_trial, outcomes, search, shown
 
-DEFAULTS = Path(__file__).parents[2] / "conf" / "search.yaml"
+DEFAULTS = CONF / "search.yaml"
 OBJECTIVES = ("norm_ratio", "margin", "accuracy")
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tqdm import tqdm
 
 from src.records.console import say
+from src.records.history import read_history
+from src.records.selection import margin, select
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -35,18 +37,16 @@ def read_outcome(run_dir: Path) -> Outcome:
     Raises:
         ValueError: If the run selected no block or logged no accuracy.
     """
-    ratios = rows_of(run_dir / "norm_ratio.csv")
+    history = read_history(run_dir)
     accuracies = [row for row in rows_of(run_dir / "metrics.csv") if row.get("val/accuracy")]
-    if not ratios or not accuracies:
+    if history is None or not accuracies:
         raise ValueError(
             f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without "
-            "them; search with a selection and logger=csv"
+            "them; search with a selection and without removing the CSV logger"
         )
-    last = {row["block"]: row for row in ratios if row["epoch"] == ratios[-1]["epoch"]}
-    ratio = {block: float(row["ratio"]) for block, row in last.items()}
-    best, second = (sorted(ratio.values(), reverse=True) + list(ratio.values()))[:2]
-    selected = max(ratio, key=ratio.__getitem__)
-    return Outcome(best, best - second, float(accuracies[-1]["val/accuracy"]), selected)
+    ratio = history.ratio[-1]
+    selected, accuracy = int(select(ratio)), float(accuracies[-1]["val/accuracy"])
+    return Outcome(float(ratio[selected]), float(margin(ratio)), accuracy, history.block[selected])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -174,7 +174,7 @@ def say_above(text: str) -> None:
 def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
     """Trains in a separate process. If that fails, records the error and returns None."""
     overrides = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-    group = f"group={json.dumps(run_dir.parent.name)}"  # in W&B and MLflow
+    group = f"group={json.dumps(run_dir.parent.name)}"  # shown by loggers
     command = [sys.executable, "-m", "src.train", group, *overrides, "benchmark=false"]
     trial.set_user_attr("overrides", overrides)
     log = run_dir.with_suffix(".log")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
@@ -234,6 +235,18 @@ def test_what_is_left_out_and_what_is_mixed_is_said(tmp_path: Path) -> None:
     assert not any("other.json" in note for note in found.notes)
 
 
+def test_whatever_loggers_keep_in_a_run_only_runs_count(tmp_path: Path) -> None:
+    leave_run(tmp_path / "run")
+    for folder in ("some_logger/empty", "some_logger/parts"):
+        (tmp_path / "run" / folder).mkdir(parents=True)
+    for name in ("config.yaml", "metrics.json"):
+        (tmp_path / "run/some_logger" / name.replace("metrics", "any")).write_text("{}")
+    leave_run(tmp_path / "run/evaluations/again", seed=1)
+    runs, left_out = find_runs([tmp_path])
+    assert [run.path.parent.name for run in runs] == ["again", "run"]
+    assert not left_out
+
+
 def test_a_run_without_selection_has_dashes_for_its_block(tmp_path: Path) -> None:
     metrics = leave_run(tmp_path / "run", detectors=("msp",))
     kept = {name: each for name, each in metrics["detectors"].items() if "@" not in name}
@@ -391,7 +404,8 @@ def test_another_id_set_is_not_put_beside_the_paper(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "wrn28_10", "vgg11"])
 def test_the_papers_networks_are_told_by_the_blocks_that_ours_have(name: str) -> None:
-    network = instantiate(OmegaConf.load(DOCS.parent.parent / "conf" / "net" / f"{name}.yaml"))
+    with initialize_config_dir(str(DOCS.parent.parent / "conf"), version_base="1.3"):
+        network = instantiate(compose("train", [f"net={name}", "run_dir=elsewhere"]).net)
     (known,) = [each for each in read_paper().networks.values() if name in each["names"]]
     assert known["blocks"] == list(network.blocks)
     assert known["selected_block"] in known["blocks"]

@@ -107,7 +107,7 @@ FOLDERS = {
     ),
     "an image beside the class folders": (
         lambda data: picture(data / "cifar10/train/stray.png"),
-        ["every image of", "in a class sub-folder, got 'stray.png' beside 0, 1, 2; move it"],
+        ["every image of", "in a class sub-folder, got 'stray.png' next to 0, 1, 2; move it"],
     ),
     "a class that only the test images have": (
         lambda data: shutil.copytree(data / "cifar10/test/0", data / "cifar10/test/extra"),
@@ -131,11 +131,17 @@ FOLDERS = {
     ),
     "an archive cut short": (
         cut_archive,
-        ["expected a ZIP archive, got", "cifar10.zip, which is none or is cut short; fetch it"],
+        [
+            "expected a ZIP archive, got",
+            "cifar10.zip, which is truncated or of another",
+        ],
     ),
     "a web page in place of an archive": (
         web_page,
-        ["expected a ZIP archive, got", "cifar10.zip, which is none or is cut short; fetch it"],
+        [
+            "expected a ZIP archive, got",
+            "cifar10.zip, which is truncated or of another",
+        ],
     ),
     "a damaged archive": (
         damaged_archive,
@@ -150,7 +156,7 @@ FOLDERS = {
 OPTIONS = {
     "fewer images than the protocol": (
         ["+data.ood.svhn.count=26032"],
-        ["expected 26032 images in", "as the protocol has it, got 1; complete them, or set"],
+        ["expected 26032 images in", "as the protocol requires, got 1; complete them, or set"],
     ),
     "a sample larger than the set": (
         ["data.train.sample=5000"],
@@ -177,7 +183,7 @@ OPTIONS = {
     ),
     "skipping where images are decoded when used": (
         ["+data.train.on_corrupt=skip", "+data.train.in_memory=false"],
-        ["training images that are all whole", "got on_corrupt=skip; remove the corrupt ones"],
+        ["expected no corrupt training images", "got on_corrupt=skip; remove the corrupt images"],
     ),
     "neither refused nor skipped": (
         ["+data.train.on_corrupt=ignore"],
@@ -244,19 +250,19 @@ def test_missing_images_are_said_as_a_process(
 
 COMMAND = {
     "unknown benchmark": (
-        ["benchmark=cifar11"],
+        ["data=cifar11"],
         ["data/cifar11", "paper_cifar10"],
     ),
     "misspelt key": (
-        ["benchmark=cifar10_folder", "verfy=true"],
+        ["data=cifar10_folder", "verfy=true"],
         ["verfy"],
     ),
     "nothing to fetch": (
-        ["benchmark=cifar10_folder", "data_dir=/nowhere", "prepare=true"],
+        ["data=cifar10_folder", "data_dir=/nowhere", "prepare=true"],
         ["train missing expected images in /nowhere/cifar10/train", "set data_dir="],
     ),
     "nothing to verify": (
-        ["benchmark=cifar10_folder", "data_dir=/nowhere", "verify=true"],
+        ["data=cifar10_folder", "data_dir=/nowhere", "verify=true"],
         ["train missing expected images in /nowhere/cifar10/train", "set data_dir="],
     ),
 }

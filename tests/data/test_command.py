@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from PIL import Image
 from src.data import Torchvision, registry
 
 Command = Callable[..., None]
+Process = Callable[..., "subprocess.CompletedProcess[str]"]
 Capture = pytest.CaptureFixture[str]
 FOLDERS = ("svhn", "textures", "tiny_imagenet", "scenes_resize", "scenes_crop")
 
@@ -42,30 +44,44 @@ def run(command: Command, capsys: Capture, *arguments: str) -> str:
 def test_what_is_missing_is_said_with_where_to_get_it(
     command: Command, capsys: Capture, tmp_path: Path
 ) -> None:
-    text = run(command, capsys, "benchmark=paper_cifar10", f"data_dir={tmp_path}")
+    text = run(command, capsys, "data=paper_cifar10", f"data_dir={tmp_path}")
     assert "lsun_crop missing LSUN (crop): prepare=true fetches it from www.dropbox.com" in text
     assert "train missing CIFAR-10: prepare=true fetches it" in text
     assert "id missing as train" in text
-    text = run(command, capsys, "benchmark=openood_imagenet", f"data_dir={tmp_path}")
-    assert "train missing image lists of OpenOOD v1.5: OpenOOD gives them on Google Drive" in text
+    text = run(command, capsys, "data=openood_imagenet", f"data_dir={tmp_path}")
+    assert (
+        "train missing image lists of OpenOOD v1.5: OpenOOD provides them only on Google Drive"
+        in text
+    )
     assert not list(tmp_path.iterdir())
+
+
+def test_the_former_spelling_is_accepted_with_a_note(process: Process, tmp_path: Path) -> None:
+    asked = (f"data_dir={tmp_path}", "prepare=false")
+    former = process("src.data", "benchmark=paper_cifar10", *asked)
+    assert former.returncode == 0
+    assert former.stdout == process("src.data", "data=paper_cifar10", *asked).stdout
+    assert former.stderr.splitlines() == ["benchmark= is now data=, as in the other commands"]
+    refused = process("src.data", "benchmark=cifar11")
+    assert refused.returncode == 1
+    assert "cifar11" in refused.stderr
 
 
 def test_what_has_the_wrong_number_of_images_is_said(
     command: Command, capsys: Capture, data_dir: Path
 ) -> None:
-    text = run(command, capsys, "benchmark=local", f"data_dir={data_dir}")
+    text = run(command, capsys, "data=local", f"data_dir={data_dir}")
     assert "svhn wrong expected 10000 images in" in text
-    text = run(command, capsys, "benchmark=cifar10_folder", f"data_dir={data_dir}")
+    text = run(command, capsys, "data=cifar10_folder", f"data_dir={data_dir}")
     assert "svhn present 2 squash to 32, bilinear" in text
 
 
 def test_verified_images_stay_verified_until_they_change(
     command: Command, capsys: Capture, data_dir: Path, tmp_path: Path
 ) -> None:
-    asked = ["benchmark=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}"]
+    asked = ["data=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}"]
     text = run(command, capsys, *asked, "verify=true", "figures=true")
-    assert "every image can be decoded, none is there twice, none is ID and OOD" in text
+    assert "every image can be decoded, none occurs twice, none is both ID and OOD" in text
     assert "svhn verified 2" in run(command, capsys, *asked)
     with Image.open(tmp_path / "out/images.png") as figure:
         assert (np.asarray(figure.convert("L")) < 200).mean() > 0.05
@@ -83,7 +99,7 @@ def test_three_damaged_files_and_an_overlap_are_found(
     (data_dir / "ood32/textures/1.png").write_text("not an image")
     (data_dir / "cifar10/test/3/0.png").write_bytes(b"")
     Image.open(data_dir / "cifar10/train/4/0.png").save(data_dir / "ood32/scenes_crop/9.bmp")
-    asked = ["benchmark=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}"]
+    asked = ["data=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}"]
     with pytest.raises(SystemExit) as stopped:
         command("src.data", *asked, "verify=true")
     assert stopped.value.code == 1
@@ -135,7 +151,7 @@ def test_prepare_fetches_what_may_be_fetched(
     command: Command, capsys: Capture, tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "data"
-    asked = ["benchmark=paper_cifar10", f"data_dir={data_dir}", "~data.ood.places365"]
+    asked = ["data=paper_cifar10", f"data_dir={data_dir}", "~data.ood.places365"]
     offline = ["train", "test", "ood.svhn", "ood.textures"]
     asked += ["data.ood.isun.count=3", *(f"+data.{name}.download=false" for name in offline)]
     with pytest.raises(SystemExit):

@@ -271,7 +271,7 @@ def of_many(many: Path, *, in_memory: bool, **options: Any) -> ImageData:
 
 
 def batches_of_all_loaders(data: ImageData) -> list[Batch]:
-    data.fit_on = ("train", "validation")
+    data.test_on(("train", "validation", *data.sources))
     loaders = [data.train_dataloader(), data.val_dataloader(), data.selection_dataloader()]
     return [batch for loader in (*loaders, *data.test_dataloader()) for batch in loader]
 

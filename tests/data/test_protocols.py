@@ -126,7 +126,7 @@ def test_the_cifar_protocols_insist_on_the_number_of_images(name: str, cifar_dir
     cfg = protocol(name, cifar_dir, real_counts=True)
     assert {each: source.count for each, source in cfg.ood.items()} == COUNTS
     for source in cfg.ood.values():
-        with pytest.raises(Exception, match=r"expected \d+ images in .* as the protocol has it"):
+        with pytest.raises(Exception, match=r"expected \d+ images in .* as the protocol requires"):
             instantiate(source).load()
 
 
@@ -166,9 +166,9 @@ def write(path: Path, lines: list[str]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_openood_cifar_insists_on_nine_thousand_test_images() -> None:
+def test_openood_cifar_insists_on_nine_thousand_test_images(tmp_path: Path) -> None:
     for name, other in (("openood_cifar10", "cifar100"), ("openood_cifar100", "cifar10")):
-        cfg = OmegaConf.load(CONF / f"data/{name}.yaml")
+        cfg = protocol(name, tmp_path, real_counts=True)
         assert (cfg.train.count, cfg.test.count, cfg.ood[other].count) == (50000, 9000, 9000)
 
 

@@ -5,12 +5,13 @@ from pathlib import PurePosixPath
 from urllib.parse import urlparse
 
 import pytest
+from hydra import compose, initialize_config_dir
 from torchvision import datasets
 
 from src.data.registry import RemoteFile, known, known_names, where_from
 from tests import REPOSITORY
 
-CONF = REPOSITORY / "conf/data"
+CONF = REPOSITORY / "conf"
 SETS = {
     "cifar10", "cifar100", "svhn", "textures", "lsun_crop", "lsun_resize", "isun", "places365",
     "tiny_imagenet", "mnist", "fashion_mnist", "imagenet", "inaturalist", "sun", "places",
@@ -110,14 +111,17 @@ def test_checksums_are_those_of_pytorch_ood() -> None:
 
 
 def test_protocols_name_known_sets_and_insist_on_their_number_of_images() -> None:
-    lines = [line for path in CONF.glob("*.yaml") for line in path.read_text().splitlines()]
-    sources = [line for line in lines if "known:" in line]
-    assert sources
-    for line in sources:
-        entry = known(re.findall(r"known: (\w+)", line)[0])
-        count = re.search(r"\bcount: (\d+)", line)
-        if count and entry.images:
-            assert int(count[1]) == entry.images, line
+    sources = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for path in (CONF / "data").glob("*.yaml"):
+            data = compose("prepare", [f"data={path.stem}", "out=elsewhere"]).data
+            sources += [data.train, data.test, *data.ood.values()]
+    named = [source for source in sources if "known" in source]
+    assert named
+    for source in named:
+        entry = known(source.known)
+        if source.get("count") and entry.images:
+            assert source.count == entry.images, source
 
 
 def test_an_unknown_set_is_refused_with_those_that_are_known() -> None:

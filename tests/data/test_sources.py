@@ -160,7 +160,7 @@ def test_a_missing_list_says_where_it_comes_from(tmp_path: Path) -> None:
 def test_a_protocol_has_its_number_of_images(folder: Path) -> None:
     assert len(decoded(folder, count=6, sample=2)) == 2
     with pytest.raises(
-        ValueError, match=r"expected 7 images in .*, as the protocol has it, got 6"
+        ValueError, match=r"expected 7 images in .*, as the protocol requires, got 6"
     ):
         ImageFolder(folder, 8, count=7)
 
@@ -203,7 +203,7 @@ def test_images_skipped_on_disk_are_counted_and_no_training_images(folder: Path)
     data.setup("test")
     assert data.facts({"id": 4, "noise": 5})["sets"]["id"]["skipped"] == 2
     assert data.facts()["sets"]["id"]["skipped"] == 0
-    with pytest.raises(ValueError, match=r"images that are all whole .* got on_corrupt=skip"):
+    with pytest.raises(ValueError, match=r"no corrupt training images.* got on_corrupt=skip"):
         data.setup("fit")
 
 
@@ -339,7 +339,7 @@ def test_torchvision_sets_are_cached_too(tmp_path: Path) -> None:
     assert [len(each) for each in images] == [2, 2]
     assert len(list((tmp_path / "cache").iterdir())) == 1
     with pytest.raises(
-        ValueError, match="expected 3 images in DTD, as the protocol has it, got 2"
+        ValueError, match="expected 3 images in DTD, as the protocol requires, got 2"
     ):
         Torchvision("DTD", tmp_path, 8, split=["train", "val"], count=3).load()
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from src.counter_random import random_bits
-from src.detectors.base import blocks_of
 from src.detectors.gram import Gram, GramRows
 from src.network import Network
 from tests.fakes import grey_network
@@ -159,12 +158,12 @@ def test_powers_that_are_not_integers_above_zero_are_refused(powers: tuple[float
 
 
 def test_blocks_come_in_execution_order_and_must_exist(network: Network) -> None:
-    assert blocks_of(network, None) == BLOCKS
-    assert blocks_of(network, ["4", "1", "4"]) == BLOCKS
+    assert Gram().blocks_of(network) == BLOCKS
+    assert Gram(["4", "1", "4"]).blocks_of(network) == BLOCKS
     with pytest.raises(ValueError, match="expected a block of Sequential, got '2'"):
-        blocks_of(network, ["2"])
-    with pytest.raises(ValueError, match="expected blocks, got none"):
-        blocks_of(network, [])
+        Gram(["2"]).check(network)
+    with pytest.raises(ValueError, match="expected at least one block, got none"):
+        Gram([])
 
 
 def test_gram_of_chosen_blocks_reads_these_alone(network: Network) -> None:

@@ -120,8 +120,8 @@ def test_a_class_without_images_takes_no_part(network: Network) -> None:
 def test_a_block_of_more_channels_than_dimensions_is_refused(network: Network) -> None:
     detector = HDFF(hd_dim=3)
     with pytest.raises(ValueError, match="hd_dim of at least 4, the channels of '4', got 3"):
-        detector.reads(network)
-    assert HDFF(blocks=["1"], hd_dim=3).reads(network)
+        detector.check(network)
+    HDFF(blocks=["1"], hd_dim=3).check(network)
 
 
 def test_unlabelled_images_are_refused(network: Network) -> None:

@@ -99,7 +99,7 @@ def test_a_bank_larger_than_the_data_is_the_data(
 
 def test_a_bank_smaller_than_k_is_refused(network: Network, feature: Tensor) -> None:
     for detector in (KNN(5, bank_size=4), NNGuide(5, bank_size=4)):
-        with pytest.raises(ValueError, match="at least k=5 ID images in the bank, got 4; give"):
+        with pytest.raises(ValueError, match="at least k=5 ID images in the bank, got 4; use"):
             fit(detector, of_features(feature, network))
 
 

@@ -34,6 +34,7 @@ from src.detectors import (
     ReAct,
     TempScale,
     ViM,
+    expand_blocks,
 )
 from src.detectors.pytorch_ood import PytorchOOD
 from src.network import ForwardPass, Network
@@ -160,6 +161,21 @@ def test_it_is_refused_before_the_fit_and_without_labels(network: Network) -> No
         PytorchOOD(peer.KNN).score(seen)
     with pytest.raises(ValueError, match="got label -1"):
         PytorchOOD(peer.KNN).update(seen, torch.full_like(label, -1), torch.arange(20))
+
+
+@pytest.mark.parametrize(("kind", "given"), [("ViM", {}), ("DICE", {"share": 3}), ("Gram", {})])
+def test_arguments_that_are_missing_or_unknown_are_refused_early(
+    kind: str, given: dict[str, int], network: Network
+) -> None:
+    detector = PytorchOOD(partial(getattr(peer, kind), **given))
+    with pytest.raises(ValueError, match=f"expected the arguments of {kind}, got: .*; correct"):
+        expand_blocks({"theirs": detector}, network)
+
+
+@pytest.mark.parametrize("name", SAME | IN_OTHER_UNITS)
+def test_arguments_that_suit_are_accepted_early(name: str, network: Network) -> None:
+    _, theirs = (SAME | IN_OTHER_UNITS)[name]
+    assert expand_blocks({"theirs": PytorchOOD(theirs())}, network)
 
 
 @pytest.mark.parametrize("kind", ["MaxSoftmax", "KNN", "ODIN", "ASH"])

@@ -89,7 +89,7 @@ def test_rankfeat_is_the_energy_of_what_the_network_makes_of_the_remainder(
     network: Network, blocks: list[str] | None, chosen: tuple[str, ...], steps: tuple[int, ...]
 ) -> None:
     image, detector = images(7), RankFeat(blocks)
-    assert detector._blocks(network) == chosen
+    assert detector.blocks_of(network) == chosen
     logits = np.zeros((7, 3))
     for step in steps:
         output = network.net[: step + 1]((image - network.mean) / network.std)
@@ -142,9 +142,9 @@ def test_the_network_is_left_as_it_was_even_after_an_error() -> None:
 
 
 def test_maps_of_one_size_give_the_block_before_the_last() -> None:
-    assert RankFeat()._blocks(of_channels_last()) == ("2",)
+    assert RankFeat().blocks_of(of_channels_last()) == ("2",)
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
-    assert RankFeat()._blocks(Network(net, ("1",), image_shape=(1, 8, 8))) == ("1",)
+    assert RankFeat().blocks_of(Network(net, ("1",), image_shape=(1, 8, 8))) == ("1",)
 
 
 def test_a_block_that_is_none_is_refused() -> None:

@@ -20,6 +20,7 @@ from src.detectors import (
     Detector,
     Energy,
     FeatureNorm,
+    MatchedNorm,
     MaxLogit,
     Perturbed,
     ReAct,
@@ -202,7 +203,7 @@ def test_the_selected_norm_takes_the_place_of_the_features_length(
 def test_a_matched_length_is_on_average_that_of_the_feature(
     network: Network, seen: ForwardPass
 ) -> None:
-    detector = SelectedNorm(match_length=True)
+    detector = MatchedNorm()
     assert detector.is_fitted_on_data
     assert detector.fit_on == "validation"
     for rows in torch.arange(len(seen.feature)).split(3):
@@ -211,8 +212,8 @@ def test_a_matched_length_is_on_average_that_of_the_feature(
     length, norm = detector.shape(seen).norm(dim=1), seen.norm[network.block("selected")].double()
     assert length.mean().item() == pytest.approx(seen.feature.double().norm(dim=1).mean().item())
     assert (length / norm).std().item() == pytest.approx(0, abs=1e-9)
-    with pytest.raises(ValueError, match="expected a detector without fit where the length"):
-        SelectedNorm(ReAct(), match_length=True)
+    with pytest.raises(ValueError, match="a detector without fit within MatchedNorm, got ReAct"):
+        MatchedNorm(ReAct())
 
 
 def test_the_network_goes_on_from_a_rescaled_map(network: Network, seen: ForwardPass) -> None:
@@ -226,7 +227,7 @@ def test_the_network_goes_on_from_a_rescaled_map(network: Network, seen: Forward
         score = RescaledMap(Energy(), at=at).score(seen)
         assert score.tolist() == pytest.approx(expected, rel=1e-5)
     assert Energy().score(network.observe(seen.image)).equal(Energy().score(seen))
-    with pytest.raises(ValueError, match="expected a detector without fit, got ReAct"):
+    with pytest.raises(ValueError, match="a detector without fit within RescaledMap, got ReAct"):
         RescaledMap(ReAct())
 
 
@@ -333,7 +334,7 @@ def test_adascale_scales_by_each_images_own_percentile(
         (lambda: SCALE(percent=120), "percent within 0..100 percent, got 120"),
         (lambda: AdaSCALE(variant="x"), "variant 'a' or 'l', got 'x'"),
         (lambda: Perturbed(MSP(), pixels="most"), "pixels 'all' or 'largest', got 'most'"),
-        (lambda: NAN(pool_first=False), "block whose map is not pooled, got at=None"),
+        (lambda: NAN(pool_first=False), "expected a block for pool_first=False, got at=None"),
         (lambda: ReAct(DICE()), "a detector without fit within ReAct, got DICE"),
     ],
 )

@@ -1,6 +1,6 @@
-"""One run of a sweep, told to W&B, TensorBoard and MLflow at once, and read back from each.
+"""One run of a sweep, logged to W&B, TensorBoard and MLflow at once, and read back from each.
 
-And what each of them does when it cannot go on, or goes on.
+Also how each of them fails, and how it continues a resumed run.
 """
 
 import csv
@@ -44,7 +44,7 @@ def run(
         f"hydra.sweep.dir={sweep}",
     )
     assert done.returncode == 0, done.stderr
-    assert "is lost" not in done.stdout
+    assert "is switched off" not in done.stdout
     return sweep / "0_quickstart_3"
 
 
@@ -198,7 +198,7 @@ def test_mlflow_takes_more_metrics_than_fit_into_one_request(folder: Path) -> No
     logger.log_results(scalars, {"selected_block": "a", "id_accuracy": 0.5}, 7)
     (folder / "best.ckpt").write_bytes(b"weights")
     logger.log_checkpoint(folder / "best.ckpt", {})
-    assert not logger.lost
+    assert not logger.failed
     assert len(read_run(folder).data.metrics) == 1301
     assert list(folder.glob("mlflow/artifacts/*/artifacts/checkpoints/best.ckpt"))
 
@@ -218,7 +218,7 @@ def no_room(folder: Path) -> Iterator[None]:
 # the thread of TensorBoard that writes
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])
-def test_a_logger_that_is_lost_says_so_once_and_never_again(
+def test_a_logger_that_fails_warns_once_and_is_switched_off(
     name: str, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger: Any
@@ -236,12 +236,12 @@ def test_a_logger_that_is_lost_says_so_once_and_never_again(
             logger.log_results({"ood/average/msp/auroc": 0.5}, {"selected_block": "a"}, 7)
             logger.log_media(media, 7)
             logger.save()
-            if logger.lost:
+            if logger.failed:
                 break
         logger.log_checkpoint(folder / "best.ckpt", {})
         logger.finalize("success")
-    (record,) = [each for each in caplog.records if "is lost" in each.message]
-    assert "the run goes on, and metrics.csv and metrics.json have all" in record.message
+    (record,) = [each for each in caplog.records if "is switched off" in each.message]
+    assert "the run continues, and metrics.csv and metrics.json hold all" in record.message
     assert len(record.message.splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""W&B never blocks a run: without key, terminal or network it goes offline and says so once."""
+"""W&B never blocks a run: without key, terminal or network it goes offline and logs so once."""
 
 import json
 import logging
@@ -16,9 +16,10 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from src.loggers import wandb_logger
-from src.metrics import ood_metrics
 from src.metrics.score_table import Scores
-from src.report.media import media_of, roc_lines, samples, score_histograms
+from src.report.evidence import evidence_of
+from src.report.media import media_of, to_size
+from src.report.results import ood_results
 from tests.loggers.wandb_records import inspect
 
 
@@ -107,12 +108,15 @@ def test_selection_curves_are_drawn_over_epochs_and_the_rest_over_steps(no_key: 
     assert axis["*"] == "trainer/global_step"
 
 
-def test_what_there_is_to_see_does_not_grow_with_the_detectors(tmp_path: Path) -> None:
+def test_media_do_not_grow_with_the_detectors(tmp_path: Path) -> None:
     def seen(detectors: tuple[str, ...]) -> set[str]:
         row = torch.tensor([[s, i, -1, 0] for s in (0, 1) for i in range(5)])
         score = torch.linspace(0, 1, len(row) * len(detectors), dtype=torch.float64)
         scores = Scores(detectors, ("id", "svhn"), score.view(len(row), -1), row)
-        media = media_of(tmp_path, {"selected_block": "a", "data": {}}, scores, (), blank)
+        metrics = {
+            "detectors": ood_results(scores), "norm_ratio": {}, "selected_block": "a", "data": {}
+        }  # fmt: skip
+        media = media_of(tmp_path, evidence_of(scores, metrics), (), blank)
         kinds = (media.figures, media.tables, media.lines, media.histograms, media.images)
         return {name for kind in kinds for name in kind}
 
@@ -126,30 +130,11 @@ def blank(name: str, index: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(index), 1, 300, 200, dtype=torch.uint8)
 
 
-def test_sample_images_are_small_and_from_both_ends() -> None:
-    row = torch.tensor([[0, i, -1, 1] for i in range(20)])
-    scores = Scores(("msp",), ("id",), torch.arange(20.0)[:, None], row)
-    found = dict(samples(scores, "msp", blank, ("cat", "dog")))
-    lowest, highest = found["samples/id/lowest"], found["samples/id/highest"]
-    assert [caption for _, caption in lowest[:2]] == ["0.000 dog", "1.000 dog"]
-    assert [caption for _, caption in highest[:2]] == ["19.00 dog", "18.00 dog"]
-    assert all(image.size == (64, 96) for image, _ in (*lowest, *highest))
-
-
-def test_histograms_hold_every_score_and_curves_end_where_all_is_accepted() -> None:
-    row = torch.tensor([[s, i, -1, 0] for s in (0, 1) for i in range(500)])
-    score = torch.randn(1000, 1, generator=torch.Generator().manual_seed(0)).double()
-    score[0] = 1e9  # far out: in the outermost bin
-    scores = Scores(("msp",), ("id", "svhn"), score, row)
-    histograms = score_histograms(scores, "msp")
-    assert [count.sum() for count in histograms.counts.values()] == [500, 500]
-    for density in histograms.density().y.values():
-        assert np.dot(density, np.diff(histograms.edges)) == pytest.approx(1)
-    lines = roc_lines(scores, "svhn", ["msp"])
-    area = np.trapezoid(lines.y["msp"], lines.x)
-    exact = ood_metrics(score[:500, 0], score[500:, 0])["auroc"]
-    assert area == pytest.approx(exact, abs=0.01)
-    assert lines.y["msp"][-1] == 1
+@pytest.mark.parametrize(
+    ("shape", "size"), [((300, 200), (64, 96)), ((30, 20), (60, 90)), ((8, 8), (96, 96))]
+)
+def test_logged_images_are_small(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    assert to_size(np.zeros((*shape, 1), np.uint8)).size == size
 
 
 @pytest.mark.parametrize("asked", [False, True])

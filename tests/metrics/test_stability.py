@@ -116,8 +116,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(folder: Path) -> Run:
-    history = folder / "sub" / "norm_ratio.csv"
-    return Run(BlockSelection(Jigsaw(seed=3), history=history, **ON))()
+    selection = BlockSelection(Jigsaw(seed=3), history=True, **ON)
+    return Run(selection, default_root_dir=folder / "sub")()
 
 
 def selection_of(run: Run) -> BlockSelection:
@@ -186,11 +186,11 @@ def test_pseudo_ood_images_without_a_seed_get_the_bootstrap_alone() -> None:
 
 
 def test_it_is_off_where_it_is_not_asked_for(tmp_path: Path) -> None:
-    selection = BlockSelection(Jigsaw(), history=tmp_path / "norm_ratio.csv")
-    Run(selection)("validate")
+    selection = BlockSelection(Jigsaw(), history=True)
+    Run(selection, default_root_dir=tmp_path)("validate")
     assert selection.stability == {}
     assert [path.name for path in tmp_path.iterdir()] == ["norm_ratio.csv"]
-    with pytest.raises(ValueError, match="of at least 0, got 0 and -1; 0 leaves them out"):
+    with pytest.raises(ValueError, match="of at least 0, got 0 and -1; 0 turns them off"):
         BlockSelection(Jigsaw(), stability_seeds=-1)
 
 

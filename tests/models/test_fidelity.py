@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from src.classifier import Classifier
-from src.data import ImageData, ImageFolder, ImageSet
+from src.data import ImageData, ImageFolder, ImageSet, Source
 from src.data.digits import Photographs
 from src.models import WideResNet, resnet18, vgg11
 from src.network import Network
@@ -28,15 +28,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
 }
 
 
-class Images:
+class Images(Source):
     """Real images: CIFAR-10 where BSOOD_DATA_DIR names a folder of it, else three grey patches as
     the colours of one.
     """
 
     classes = tuple(str(label) for label in range(10))
-
-    def prepare(self) -> None:
-        pass
 
     def load(self) -> ImageSet:
         if folder := os.environ.get("BSOOD_DATA_DIR"):
@@ -121,8 +118,9 @@ def test_official_norm_ratio_agrees_with_algorithm_1(network: Network, tmp_path:
     selection = instantiate(cfg.selection)
     data = ImageData(Images(), Images(), {}, eval_batch_size=10, validation_size=4)
     trainer = L.Trainer(
-        callbacks=[selection], accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, inference_mode=False,
+        callbacks=[selection], default_root_dir=tmp_path, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        inference_mode=False,
     )  # fmt: skip
     trainer.validate(Classifier(network), datamodule=data, verbose=False)
 

@@ -170,14 +170,6 @@ def test_a_wide_resnet_block_that_changes_shape_shortcuts_its_activation() -> No
     assert not block(torch.rand(2, 4, 8, 8)).any()
 
 
-def test_dropout_of_the_wide_resnet_acts_in_training_only() -> None:
-    network = WideResNet(depth=10, widen_factor=1, dropout=0.5)
-    image = torch.randn(4, 3, 8, 8)
-    assert not torch.equal(network(image), network(image))
-    network.eval()
-    assert torch.equal(network(image), network(image))
-
-
 @pytest.mark.parametrize("stem_padding", [1, 2])
 @pytest.mark.parametrize("size", [8, 9, 15, 28, 33])
 def test_resnet_takes_images_of_any_size(size: int, stem_padding: int) -> None:

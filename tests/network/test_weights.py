@@ -301,7 +301,7 @@ def test_without_an_answer_the_address_and_the_folder_are_told(
 
 def test_a_broken_file_where_torch_hub_looks_is_named(hub: Path) -> None:
     (hub / "resnet18-f37072fd.pth").write_text("<html>forbidden</html>")
-    with pytest.raises(ValueError, match=rf"got {hub}/resnet18-.*cut short.*fetch it again"):
+    with pytest.raises(ValueError, match=rf"got {hub}/resnet18-.*incomplete.*fetch it again"):
         load_weights(models.resnet18(), "ResNet18_Weights.IMAGENET1K_V1")
 
 

@@ -14,11 +14,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from src.metrics.score_table import Scores
-from src.records.columns import chosen_detector
 from src.report.__main__ import main
-from src.report.page import detector_rows, duration, selection, write_page
-from src.report.results import write_report
-from src.report.samples import confusions
+from src.report.blocks import blocks_of, selection_of
+from src.report.page import detector_rows, duration, write_page
+from src.report.results import FinishedRun, write_report
 from tests.fakes import PageReader
 
 # long names leave a panel of `score_histograms` no room; the page is what is looked at here
@@ -55,7 +54,7 @@ def page_of(folder: Path, scores: Scores, **facts: Any) -> Path:
         "experiment": "mine", "network": "ResNet", "selected_block": None, "norm_ratio": {},
         "forward_passes": 7, "seconds": {"benchmark": 1.0}, "pictures": pictures,
     }  # fmt: skip
-    write_report(folder, scores, **given | facts)
+    write_report(FinishedRun(folder, scores, **given | facts))
     return folder
 
 
@@ -120,7 +119,7 @@ def test_the_page_of_a_real_run_says_what_its_files_say(finished_run: Path) -> N
         assert f"{title} {100 * average[key]:.1f} %" in words
     for text in (*metrics["counts"], "Over epochs:", "Over images:", "Over puzzles:"):
         assert text in words
-    assert "In hindsight, which takes the OOD images that no selection may see" in words
+    assert "In hindsight, with the OOD images that the selection must not use" in words
     assert "python -m src.train trainer.max_epochs=2 logger=wandb" in words
     assert "200 of the training images are held out" in words
     images = [attributes for tag, attributes in read(finished_run).elements if tag == "img"]
@@ -234,7 +233,7 @@ def test_a_run_without_selection_labels_or_pictures_has_a_page(tmp_path: Path) -
     scores.label = torch.full_like(scores.label, -1)
     reader = read(page_of(tmp_path, scores, pictures=None))
     assert "average AUROC of msp" in reader.words
-    for absent in ("ID accuracy", "The selected block", "What confuses it", "Over epochs"):
+    for absent in ("ID accuracy", "The selected block", "Errors", "Over epochs"):
         assert absent not in reader.words
     assert len([tag for tag, _ in reader.elements if tag == "img"]) == 2
 
@@ -275,30 +274,12 @@ def test_hindsight_is_the_gap_to_the_best_block() -> None:
             for block, auroc in zip(BLOCKS, (0.5, 0.8, 0.9), strict=True)
         },
     }
-    found = selection(metrics, Path("no such file"))
+    found = selection_of(metrics, blocks_of(metrics), None)
     assert found is not None
-    assert found["hindsight"] == {"block": "layer3.0", "auroc": 0.9, "gap": pytest.approx(0.1)}
-    assert (found["second"], found["epochs"]) == ("layer3.0", None)
-
-
-def test_the_selected_block_is_what_the_page_is_about() -> None:
-    names = ("msp", "featurenorm", "featurenorm@layer2.0")
-    assert chosen_detector(names, "layer2.0") == "featurenorm"
-    assert chosen_detector(("msp", "featurenorm@layer2.0"), "layer2.0") == "featurenorm@layer2.0"
-    assert chosen_detector(names, None) == "msp"
-    assert chosen_detector((), "layer2.0") is None
-
-
-def test_confusions_count_labelled_id_images_alone() -> None:
-    scores = scores_of(("msp",), ("id", "noise"))
-    count, names = confusions(scores, ["a", "b"])
-    assert names == ["a", "b", "2"]
-    assert int(count.sum()) == 20
-    is_id = scores.source == 0
-    for row in range(3):
-        for column in range(3):
-            both = (scores.label[is_id] == row) & (scores.prediction[is_id] == column)
-            assert count[row, column] == int(both.sum())
+    assert found.best is not None
+    assert (found.best.name, found.best.auroc) == ("layer3.0", 0.9)
+    assert found.gap == pytest.approx(0.1)
+    assert (found.second, found.epochs) == ("layer3.0", None)
 
 
 @pytest.mark.parametrize("classes", [2, 20, 40])

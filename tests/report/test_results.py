@@ -18,9 +18,8 @@ from src.loggers import wandb_logger
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.records.history import read_history
-from src.report.figures import best_of
 from src.report.media import log_selection
-from src.report.results import METRICS, write_report
+from src.report.results import METRICS, FinishedRun, write_report
 from src.report.tables import block_table, result_table
 from tests.loggers.wandb_records import inspect
 
@@ -75,7 +74,7 @@ def write_history(run_dir: Path, epochs: int = 3) -> None:
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     write_history(folder)
-    write_report(folder, some_scores(), **FACTS, loggers=[CSVLogger(folder, name="csv")])
+    write_report(FinishedRun(folder, some_scores(), **FACTS), [CSVLogger(folder, name="csv")])
     return folder
 
 
@@ -151,7 +150,7 @@ def test_a_run_without_block_selection_draws_only_the_scores(tmp_path: Path) -> 
     scores = some_scores()
     row = torch.stack([scores.source, scores.index, scores.label, scores.prediction], dim=1)
     only_msp = Scores(("msp",), SOURCES, scores.score[:, 1:2], row)
-    metrics = write_report(tmp_path, only_msp, **facts)
+    metrics = write_report(FinishedRun(tmp_path, only_msp, **facts))
     assert metrics["selected_block"] is None
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert names == {"score_histograms", "roc", "confusion"}
@@ -160,7 +159,7 @@ def test_a_run_without_block_selection_draws_only_the_scores(tmp_path: Path) -> 
 def test_an_unlabelled_id_set_has_no_accuracy(tmp_path: Path) -> None:
     scores = some_scores()
     scores.label = torch.full_like(scores.label, -1)
-    write_report(tmp_path, scores, **FACTS)
+    write_report(FinishedRun(tmp_path, scores, **FACTS))
     assert json.loads((tmp_path / "metrics.json").read_text())["id_accuracy"] is None
 
 
@@ -171,7 +170,7 @@ def test_a_score_that_is_not_finite_raises_after_the_scores_are_kept(
     scores = some_scores()
     scores.score[scores.source == 2, 1] = bad
     with pytest.raises(ValueError, match=r"'msp' on 'textures'; scores\.npz was kept"):
-        write_report(tmp_path, scores, **FACTS)
+        write_report(FinishedRun(tmp_path, scores, **FACTS))
     assert [path.name for path in tmp_path.iterdir()] == ["scores.npz"]
     with np.load(tmp_path / "scores.npz", allow_pickle=False) as saved:
         np.testing.assert_array_equal(saved["score"], scores.score.numpy())
@@ -180,7 +179,7 @@ def test_a_score_that_is_not_finite_raises_after_the_scores_are_kept(
 def test_metrics_json_is_whole_or_absent(tmp_path: Path) -> None:
     facts = FACTS | {"norm_ratio": {**NORM_RATIO, "layer3.0": math.nan}}  # no JSON number
     with pytest.raises(ValueError):  # noqa: PT011 (in the words of Python)
-        write_report(tmp_path, some_scores(), **facts)
+        write_report(FinishedRun(tmp_path, some_scores(), **facts))
     assert not (tmp_path / "metrics.json").exists()
 
 
@@ -211,7 +210,7 @@ def test_a_report_can_be_read_back_from_an_offline_wandb_run(tmp_path: Path) -> 
     write_history(tmp_path, epochs=30)
     logger = wandb_logger(project="p", save_dir=str(tmp_path), mode="offline")
     log_selection(tmp_path, [logger], 0)
-    metrics = write_report(tmp_path, some_scores(), **FACTS, loggers=[logger])
+    metrics = write_report(FinishedRun(tmp_path, some_scores(), **FACTS), [logger])
     folder = Path(logger.experiment.dir).parent
     logger.experiment.finish()
     summary: dict[str, Any] = json.loads(inspect(folder, "--summary"))["summary"]
@@ -263,10 +262,3 @@ def test_an_epoch_repeated_by_a_resumed_run_counts_once(tmp_path: Path) -> None:
     assert history.ratio.shape == (3, 3)
     assert history.ratio[2, 1] == pytest.approx(1.42)
     assert history.selected.tolist() == [1, 1, 1]
-
-
-def test_figures_show_the_first_detector_and_the_best_others() -> None:
-    auroc = [0.5, 0.9, 0.6, 0.8, 0.7, 0.95, 0.65, 0.85, 0.55, 0.75]
-    results = {f"d{row}": {"average": {"auroc": value}} for row, value in enumerate(auroc)}
-    assert best_of(results, list(results)) == [f"d{row}" for row in (0, 1, 3, 4, 5, 6, 7, 9)]
-    assert best_of(results, ["d8", "d2"]) == ["d8", "d2"]

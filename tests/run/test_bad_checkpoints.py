@@ -52,7 +52,7 @@ def spoil_the_head(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"][HEAD][0, 0] = torch.nan
 
 
-NONE = ["expected a checkpoint of src.train", "which is none or is cut short; take the one beside"]
+NONE = ["expected a checkpoint of src.train", "which is none or is incomplete; use the other one"]
 
 CHANGED = {
     "no configuration": (lambda c: c.pop("config"), [], [*NONE, "net=<network> net.weights="]),
@@ -70,7 +70,7 @@ CHANGED = {
     "a later version": (
         lambda c: c.update(format=99),
         [],
-        ["expected a checkpoint of format 1 or before, got 99 in", "update this one"],
+        ["expected a checkpoint of format 2 or before, got 99 in", "update this one"],
     ),
     "a weight missing": (
         lambda c: c["state_dict"].pop(HEAD),
@@ -105,7 +105,7 @@ CHANGED = {
     "nothing to do": (
         lambda c: None,
         ["benchmark=false"],
-        ["expected something to do, got benchmark=false and", "selected by the training; select"],
+        ["expected something to do, got benchmark=false and", "whose block is selected (layer"],
     ),
     "an experiment beside it": (
         lambda c: None,
@@ -160,7 +160,7 @@ def test_half_a_checkpoint_is_refused_as_a_process(
     run = tmp_path / "run"
     done = process("src.evaluate", f"checkpoint={tmp_path / 'half.ckpt'}", f"hydra.run.dir={run}")
     assert done.returncode == 1
-    assert "or is cut short; take the one beside it" in done.stderr
+    assert "or is incomplete; use the other one" in done.stderr
     assert not list(run.iterdir())
 
 
@@ -183,7 +183,7 @@ WEIGHTS = {
     "a text": (
         lambda path: path.write_text("weights"),
         ["net.weights=${data_dir}/weights.pth"],
-        ["expected a file of weights alone, got", "cut short, no checkpoint", "fetch it again"],
+        ["expected a file of weights alone, got", "incomplete, no checkpoint", "fetch it again"],
     ),
     "a tensor": (
         lambda path: torch.save(torch.ones(3), path),
@@ -239,7 +239,7 @@ def later_format(path: Path) -> None:
 RESUMED = {
     "cut short": (cut, [], [*NONE, "(best.ckpt, last.ckpt)"]),
     "empty": (lambda path: path.write_bytes(b""), [], NONE),
-    "a later version": (later_format, [], ["of format 1 or before, got 99 in", "update this one"]),
+    "a later version": (later_format, [], ["of format 2 or before, got 99 in", "update this one"]),
     "another wish beside it": (
         lambda path: None,
         ["trainer.max_epochs=50"],
@@ -271,7 +271,7 @@ def test_a_run_cannot_go_on_that_is_not_there_or_is_finished(
     seen = refused("src.train", f"resume={finished_run / 'checkpoints/last.ckpt'}")
     assert "expected the directory of a run, got" in seen
     seen = refused("src.train", f"resume={finished_run}")
-    assert "expected a run that was cut off, got" in seen
+    assert "expected an interrupted run, got" in seen
     assert "which is finished; see its metrics.json, or start a new run" in seen
 
 
@@ -279,7 +279,7 @@ def test_nan_scores_are_kept_to_look_at_but_never_become_a_result(
     broken: Callable[[Change], Path], tmp_path: Path, command: Callable[..., None]
 ) -> None:
     run = tmp_path / "run"
-    with pytest.raises(ValueError, match=r"finite scores, got NaN .*'msp' on 'id'; .* look there"):
+    with pytest.raises(ValueError, match=r"finite scores, got NaN .*'msp' on 'id'; .* inspect it"):
         command("src.evaluate", f"checkpoint={broken(spoil_the_head)}", f"hydra.run.dir={run}")
     with np.load(run / "scores.npz") as table:
         columns = table["detectors"][np.isnan(table["score"]).any(axis=0)]

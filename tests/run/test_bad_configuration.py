@@ -169,6 +169,21 @@ BENCHMARKS = {
         ["detectors.featurenorm.at=layer9.9"],
         ["expected a block of ResNet, got 'layer9.9'; blocks are layer1.0", "layer4.1"],
     ),
+    "detectors of blocks that are not there": (
+        ["+detectors.fssd={_target_: src.detectors.FSSD, blocks: [layer4.0, nope]}"],
+        ["expected a block of ResNet, got 'nope'; blocks are layer1.0", "layer4.1"],
+    ),
+    "wrapped detector at a block that is not there": (
+        [
+            "+detectors.odin={_target_: src.detectors.Perturbed, detector: {_target_: "
+            "src.detectors.DividedByNAN, detector: {_target_: src.detectors.KNN, at: nope}}}"
+        ],
+        ["expected a block of ResNet, got 'nope'; blocks are layer1.0", "layer4.1"],
+    ),
+    "projection of fewer dimensions than channels": (
+        ["+detectors.hdff={_target_: src.detectors.HDFF, hd_dim: 3}"],
+        ["expected hd_dim of at least", "got 3; raise it, or set hd_dim=None"],
+    ),
     "detector at the selected block, and no selection": (
         ["selection=none"],
         ["no block selected; train with BlockSelection", "or set at: <block>"],
@@ -179,7 +194,7 @@ BENCHMARKS = {
     ),
     "jigsaw of one tile": (
         ["selection.pseudo_ood.grid=1"],
-        ["expected a grid of at least 2, got 1; 3 is the paper"],
+        ["expected a grid of at least 2, got 1; the paper uses 3"],
     ),
     "selection on an unknown split": (
         ["selection.split=test"],
@@ -191,7 +206,11 @@ BENCHMARKS = {
     ),
     "group of a set that is not there": (
         ["+data.groups={near: [digits_7_to_9], far: [lsun]}"],
-        ["expected groups of the OOD sets digits_7_to_9", "got ['lsun']", "leave a set out"],
+        [
+            "expected groups of the OOD sets digits_7_to_9",
+            "got ['lsun']",
+            "remove a set from data.groups",
+        ],
     ),
 }
 

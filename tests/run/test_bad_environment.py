@@ -107,7 +107,7 @@ def test_a_logger_whose_package_is_absent_is_refused(
 def test_an_mlflow_that_is_not_there_is_refused(refused: Refused) -> None:
     seen = refused("src.train", "logger=mlflow", "logger.mlflow.tracking_uri=nowhere://store")
     assert "expected an MLflow store at nowhere://store, got" in seen
-    assert "mend logger.mlflow.tracking_uri, or log without MLflow: logger=csv" in seen
+    assert "correct logger.mlflow.tracking_uri, or run without MLflow: logger=csv" in seen
 
 
 @pytest.mark.parametrize("module", ["src.train", "src.evaluate"])
@@ -120,7 +120,7 @@ def test_a_used_run_directory_is_refused_and_left_alone(
         *(checkpoint if module == "src.evaluate" else []),
     )
     assert "expected a fresh run directory, got" in seen
-    assert f"choose another hydra.run.dir, or go on with it: resume={finished_run}" in seen
+    assert f"choose another hydra.run.dir, or resume that run: resume={finished_run}" in seen
 
 
 def test_a_run_directory_that_is_a_file_is_refused(tmp_path: Path, refused: Refused) -> None:

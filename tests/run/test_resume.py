@@ -101,7 +101,7 @@ def test_what_cannot_be_resumed_is_refused(command: Callable[..., None], tmp_pat
     (tmp_path / "done").mkdir()
     for name in ("config.yaml", "metrics.json"):
         (tmp_path / "done" / name).write_text("{}")
-    with pytest.raises(FileExistsError, match=r"a run that was cut off, got .* which is finished"):
+    with pytest.raises(FileExistsError, match=r"an interrupted run, got .* which is finished"):
         command("src.train", f"resume={tmp_path / 'done'}", f"hydra.run.dir={tmp_path / 'b'}")
 
 

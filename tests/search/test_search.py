@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from src.records.history import HistoryWriter
+from src.records.selection import select
 from src.search.__main__ import DEFAULTS, OBJECTIVES, main
 from src.search.space import split
 from src.search.study import Outcome, best_trial, open_study, read_outcome
@@ -20,11 +22,11 @@ SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=5")
 def leave_trial(folder: Path, ratios: list[list[float]], accuracy: list[float]) -> None:
     """What a trial of E epochs and L blocks leaves."""
     folder.mkdir(parents=True)
-    with (folder / "norm_ratio.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", "block", "ratio"])
-        for epoch, row in enumerate(ratios):
-            writer.writerows([epoch, f"block{at}", ratio] for at, ratio in enumerate(row))
+    history = HistoryWriter(folder)
+    for epoch, ratio in enumerate(ratios):
+        blocks = [f"block{at}" for at in range(len(ratio))]
+        means = dict.fromkeys(("norm_id", "norm_pseudo_ood", "ratio"), ratio)
+        history.add(epoch, blocks, means, blocks[int(select(ratio))])
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", "train/loss", "val/accuracy"])
@@ -39,6 +41,11 @@ def test_the_outcome_is_that_of_the_last_epoch(tmp_path: Path) -> None:
     assert set(OBJECTIVES) < set(Outcome._fields)
 
 
+def test_of_equal_ratios_the_deeper_block_is_the_outcome(tmp_path: Path) -> None:
+    leave_trial(tmp_path / "run", [[1.5, 1.0, 1.5]], [0.9])
+    assert read_outcome(tmp_path / "run") == Outcome(1.5, 0.0, 0.9, "block2")
+
+
 def test_results_on_ood_images_are_not_looked_at(tmp_path: Path) -> None:
     leave_trial(tmp_path / "run", [[1.0, 1.2]], [0.5])
     before = read_outcome(tmp_path / "run")
@@ -48,7 +55,7 @@ def test_results_on_ood_images_are_not_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_trial_without_selection_or_accuracy_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected NormRatio and val/accuracy .* logger=csv"):
+    with pytest.raises(ValueError, match=r"expected NormRatio and val/accuracy .* the CSV logger"):
         read_outcome(tmp_path)
 
 

@@ -1,0 +1,64 @@
+"""Checks of the arguments and images of `ImageData`."""
+
+__all__ = ["PARTS", "check_classes", "check_groups", "check_images", "check_names", "check_sizes"]
+
+from collections.abc import Collection, Mapping
+
+import torch
+
+from src.data.datasets import ImageSet, StoredImages
+
+PARTS = {"train", "validation"}  # of the ID training images
+RESERVED = {"id", "average"} | PARTS
+
+
+def check_sizes(**sizes: object) -> None:
+    """Refuses sizes that are not positive integers."""
+    for key, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(
+                f"expected data.{key} to be a whole number of at least 1, got {size!r}; set it"
+            )
+
+
+def check_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Refuses training images without classes, and test images of other classes."""
+    if not train or train != test:
+        raise ValueError(
+            "expected training and test images of the same classes, got "
+            f"{len(train)} {train[:10]} and {len(test)} {test[:10]}; check their sources"
+        )
+
+
+def check_names(ood: Collection[str], groups: Collection[str]) -> None:
+    """Refuses OOD sets and groups with reserved names or with the same name."""
+    if reserved := RESERVED & {*ood, *groups} or set(ood) & set(groups):
+        raise ValueError(
+            f"expected OOD sets and groups of different names, none of {sorted(RESERVED)}, "
+            f"got {sorted(reserved)}; rename them"
+        )
+
+
+def check_groups(ood: Collection[str], groups: Mapping[str, Collection[str]]) -> None:
+    """Refuses empty groups, and groups of unknown OOD sets."""
+    grouped = {member for members in groups.values() for member in members}
+    empty = [name for name, members in groups.items() if not members]
+    if unknown := grouped - set(ood) or empty:
+        raise ValueError(
+            f"expected groups of the OOD sets {', '.join(ood)}, got {sorted(unknown)}; remove "
+            "a set from data.groups if you remove it from data.ood"
+        )
+
+
+def check_images(
+    name: str, images: ImageSet | StoredImages, image_shape: tuple[int, ...] | None
+) -> None:
+    """Refuses an empty set, and images of another shape than the network requires."""
+    if len(images) == 0:
+        raise ValueError(f"expected images in {name!r}, got none; correct its source")
+    shape = tuple(images[torch.zeros(1, dtype=torch.int64)].image.shape[1:])
+    if image_shape not in (None, shape):
+        raise ValueError(
+            f"expected images of shape {image_shape}, as net.image_shape says, got {shape} in "
+            f"{name!r}; make the size of its source and net.image_shape agree"
+        )

@@ -1,0 +1,141 @@
+"""The table of blocks and how clearly one was selected, from the files of a finished run."""
+
+__all__ = [
+    "Block",
+    "Results",
+    "Selection",
+    "blocks_of",
+    "chosen_of",
+    "selection_of",
+]
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from src.records.columns import block_columns, chosen_column
+from src.records.history import History
+from src.records.selection import margin, select
+
+# detector -> OOD set, group of sets or "average" -> metric -> fraction
+Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+class Block(NamedTuple):
+    """A row of the table of blocks; None stands for what was not measured.
+
+    Attributes:
+        name: Path of the block in the network.
+        norm_ratio: Its NormRatio.
+        error: Standard error of its NormRatio.
+        results: Results of its FeatureNorm: OOD set, group or "average" -> metric -> fraction.
+        is_selected: Whether the run selected the block.
+        is_best: Whether its FeatureNorm has the largest average AUROC, known only in hindsight.
+    """
+
+    name: str
+    norm_ratio: float | None
+    error: float | None
+    results: Mapping[str, Mapping[str, float]] | None
+    is_selected: bool
+    is_best: bool
+
+    @property
+    def auroc(self) -> float:
+        """Average AUROC of its FeatureNorm; NaN if it was not scored."""
+        return self.results["average"]["auroc"] if self.results else float("nan")
+
+
+class Selection(NamedTuple):
+    """How clearly a block was selected; None stands for what was not measured.
+
+    Attributes:
+        ratio: NormRatio of the selected block.
+        second: The block with the next largest NormRatio.
+        margin: Difference between these two NormRatios.
+        epochs: The number of epochs (`all`), how many of them select the block (`of`), and the
+            epoch since which every one does (`since`).
+        bootstrap: Selections on bootstrap samples of the images; see `SelectionStability`.
+        seeds: Selections with other seeds of the puzzles; see `SelectionStability`.
+        best: The block with the largest average AUROC, known only in hindsight.
+        gap: Difference between its average AUROC and that of the selected block.
+    """
+
+    ratio: float
+    second: str | None
+    margin: float | None
+    epochs: Mapping[str, int | None] | None
+    bootstrap: Mapping[str, Any] | None
+    seeds: Sequence[Mapping[str, Any]]
+    best: Block | None
+    gap: float | None
+
+
+def chosen_of(metrics: Mapping[str, Any]) -> str | None:
+    """Returns the column that a report is about; None if the run has no detector."""
+    return chosen_column(list(metrics["detectors"]), metrics["selected_block"])
+
+
+def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
+    """Returns the table of blocks by depth.
+
+    Args:
+        metrics: The content of `metrics.json`.
+    """
+    results: Results = metrics["detectors"]
+    column, ratio = block_columns(results), metrics["norm_ratio"]
+    bootstrap = metrics.get("selection_stability", {}).get("bootstrap", {})
+    error = bootstrap.get("standard_error", {})
+    auroc = {block: results[name]["average"]["auroc"] for block, name in column.items()}
+    best = max(auroc, key=auroc.__getitem__, default=None)
+    return [
+        Block(
+            name=block,
+            norm_ratio=ratio.get(block),
+            error=error.get(block),
+            results=results[column[block]] if block in column else None,
+            is_selected=block == metrics["selected_block"],
+            is_best=block == best,
+        )
+        for block in ratio or column
+    ]
+
+
+def selection_of(
+    metrics: Mapping[str, Any], blocks: Sequence[Block], history: History | None
+) -> Selection | None:
+    """Returns how clearly the block was selected; None if no NormRatio selected one.
+
+    Args:
+        metrics: The content of `metrics.json`.
+        blocks: The table of blocks.
+        history: NormRatio over the epochs, if it was measured.
+    """
+    ratio, selected = metrics["norm_ratio"], metrics["selected_block"]
+    if selected not in ratio:
+        return None
+    others = [block for block in ratio if block != selected]
+    lead = float(margin(list(ratio.values()), list(ratio).index(selected)))
+    stability = metrics.get("selection_stability", {})
+    chosen = next(block for block in blocks if block.is_selected)
+    best = next((block for block in blocks if block.is_best and chosen.results), None)
+    return Selection(
+        ratio=ratio[selected],
+        second=others[int(select([ratio[block] for block in others]))] if others else None,
+        margin=lead if others else None,
+        epochs=epochs_of(history, selected) if history else None,
+        bootstrap=stability.get("bootstrap"),
+        seeds=stability.get("seeds", []),
+        best=best,
+        gap=best.auroc - chosen.auroc if best else None,
+    )
+
+
+def epochs_of(history: History, selected: str) -> dict[str, int | None]:
+    """Returns how many of all epochs select a block, and since when every one does."""
+    chosen = [history.block[position] for position in history.selected]
+    since = None
+    for epoch, block in zip(history.epoch[::-1], chosen[::-1], strict=True):
+        if block != selected:
+            break
+        since = epoch
+    return {"all": len(chosen), "of": chosen.count(selected), "since": since}

@@ -1,0 +1,44 @@
+"""Configurations of earlier versions, brought up to date in one place."""
+
+__all__ = ["upgraded"]
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+# until format 1, an option chose between two detectors of one class
+CHOSEN_BY = {
+    "src.detectors.SelectedNorm": ("match_length", "src.detectors.MatchedNorm"),
+    "src.detectors.NormProduct": ("standardize", "src.detectors.StandardizedNormProduct"),
+}
+
+
+def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the configuration of a checkpoint or run as this version would have written it.
+
+    Args:
+        config: Plain containers, of this or any earlier version; not changed.
+    """
+    new: dict[str, Any] = deepcopy(dict(config))
+    optim = new.get("optim") or {}
+    for key in ("channels_last", "compiled"):  # until format 1 keys of `optim`
+        new.setdefault(key, optim.pop(key, False))
+    selection = new["selection"] = new.get("selection") or None  # none was {} until format 1
+    if selection and "history" in selection:  # until format 1 the path of the file
+        selection["history"] = bool(selection["history"])
+    new["detectors"] = _renamed(new.get("detectors"))
+    new.setdefault("trainer", {}).setdefault("enable_progress_bar", True)
+    return new
+
+
+def _renamed(node: Any) -> Any:
+    """Returns the configuration of detectors, at any depth, with their present classes."""
+    if isinstance(node, list | tuple):
+        return [_renamed(each) for each in node]
+    if not isinstance(node, Mapping):
+        return node
+    new = {key: _renamed(value) for key, value in node.items()}
+    option, other = CHOSEN_BY.get(str(new.get("_target_")), ("", ""))
+    if new.pop(option, False):
+        new["_target_"] = other
+    return new
