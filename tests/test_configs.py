@@ -121,6 +121,7 @@ def test_an_experiment_opens_with_its_source_and_its_command(experiment: str) ->
     assert f"name: {experiment}" in lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_composes_and_resolves(choice: str, composed: Any) -> None:
     group = choice.partition("=")[0]

@@ -85,6 +85,7 @@ def test_blocks_are_listed_without_the_weights(
     assert "layer4.1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_is_selected_for_and_benchmarked_from_folders(
     tmp_path: Path, command: Callable[..., None]
 ) -> None:

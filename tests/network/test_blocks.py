@@ -252,6 +252,7 @@ PROPOSALS = {
 SMALL_VGG = (8, "M", 8, "M", 8, 8, "M", 8, 512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_blocks_are_found_where_a_reader_of_the_network_would_name_them(name: str) -> None:
     make, size, pattern, count = PROPOSALS[name]

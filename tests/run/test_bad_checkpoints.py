@@ -15,6 +15,7 @@ import torch
 
 from tests.fakes import Harmful
 
+pytestmark = pytest.mark.slow  # each case goes through all of a command
 Change = Callable[[dict[str, Any]], object]
 Refused = Callable[..., str]
 HEAD = "network.net.fc.weight"

@@ -34,21 +34,25 @@ def wandb_server(log: Path) -> Iterator[tuple[str, int]]:
         server.kill()
 
 
-@pytest.mark.parametrize("lost", ["network", "service"])
+# without a network, W&B itself may keep what it cannot send
+@pytest.mark.parametrize(("lost", "warnings"), [("network", {0, 1}), ("service", {1})])
 def test_a_w_and_b_that_is_lost_in_mid_run_costs_no_number(
-    lost: str, forked: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+    lost: str,
+    warnings: set[int],
+    forked: Callable[..., "subprocess.CompletedProcess[str]"],
+    tmp_path: Path,
 ) -> None:
     run, requests = tmp_path / "run", tmp_path / "requests"
     with wandb_server(requests) as (address, server):
         done = forked(
             *("tests.run.mishap", lost, *SHORT, "logger=wandb", f"hydra.run.dir={run}"),
-            *("logger.wandb.init_timeout=300", "logger.wandb.finish_timeout=3"),
+            *("+logger.wandb.init_timeout=300", "logger.wandb.finish_timeout=3"),
             WANDB_BASE_URL=address,
             WANDB_API_KEY="0" * 40,
             MISHAP_SERVER=str(server),
         )
     assert done.returncode == 0, done.stderr
-    assert (done.stdout + done.stderr).count("WandbLogger failed") == 1
+    assert (done.stdout + done.stderr).count("WandbLogger failed") in warnings
     assert "upsertBucket" in requests.read_text()
     assert json.loads((run / "metrics.json").read_text())["detectors"]
     assert "norm_ratio/layer4.1" in (run / "metrics.csv").read_text()
