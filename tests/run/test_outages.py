@@ -46,7 +46,7 @@ def test_a_w_and_b_that_is_lost_in_mid_run_costs_no_number(
     with wandb_server(requests) as (address, server):
         done = forked(
             *("tests.run.mishap", lost, *SHORT, "logger=wandb", f"hydra.run.dir={run}"),
-            *("+logger.wandb.init_timeout=300", "logger.wandb.finish_timeout=3"),
+            *("logger.wandb.init_timeout=300", "logger.wandb.finish_timeout=3"),
             WANDB_BASE_URL=address,
             WANDB_API_KEY="0" * 40,
             MISHAP_SERVER=str(server),
