@@ -46,9 +46,10 @@ Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that starts a run in a process of its own is slow."""
+    """A test that starts a run, W&B or a browser, or that builds the documentation, is slow."""
+    slow = {"process", "forked", "no_key", "browser", "site"}
     for item in items:
-        if {"process", "forked"} & {*getattr(item, "fixturenames", ())}:
+        if slow & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.slow)
 
 

@@ -27,6 +27,7 @@ COMMANDS = [
 HEAVY = {"torch", "torchvision", "lightning", "torchmetrics", "matplotlib", "wandb", "optuna"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_what_needs_no_torch_imports_none(command: tuple[str, ...]) -> None:
     environment = os.environ | {"COMP_LINE": f"{command[0]} data=open"}

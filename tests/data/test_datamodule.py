@@ -299,7 +299,8 @@ def test_only_sets_that_are_read_from_disk_have_workers(many: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
+# torch waits five seconds for each worker of a loader that failed
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_broken_image_is_named_by_the_loader(zipped: bool, workers: int, many: Path) -> None:
     path = many / "train" / "b" / "02.png"
     path.write_bytes(path.read_bytes()[:80])

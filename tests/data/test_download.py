@@ -183,6 +183,7 @@ def test_an_address_that_is_not_https_is_refused(tmp_path: Path) -> None:
         fetch(RemoteFile("a", ("http://example.com/a",)), tmp_path)
 
 
+@pytest.mark.slow
 def test_an_address_that_leads_away_from_https_is_left_for_the_next(
     server: Server, tmp_path: Path
 ) -> None:

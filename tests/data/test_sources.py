@@ -313,6 +313,7 @@ def test_a_cache_that_cannot_be_written_says_so(folder: Path, tmp_path: Path) ->
         load_cached(ImageFolder(folder, 8), tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_no_half_cache(folder: Path, tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; from pathlib import Path;"

@@ -21,6 +21,7 @@ def documented(path: Path) -> Any:
     return names["JSONLines"](str(path))
 
 
+@pytest.mark.slow
 def test_the_documented_logger_of_a_run_receives_values_and_results(
     tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def puzzle_by_the_authors(image: Tensor, order: list[int]) -> Tensor:
     return puzzle
 
 
+@pytest.mark.slow
 def test_feature_norm_of_every_block_agrees_with_the_loop_of_the_paper(network: Network) -> None:
     image = Images().load().image[:2].float() / 255
     with torch.no_grad():

@@ -187,6 +187,7 @@ def test_weights_are_of_the_network_and_were_trained_on_such_images(name: str) -
     assert preset.crop_size == [224]
 
 
+@pytest.mark.slow
 def test_blocks_are_the_modules_that_are_declared(name: str, network: Network) -> None:
     kinds = {type(network.net.get_submodule(block)).__name__ for block in network.blocks}
     ends = network.blocks[0], network.blocks[-1]
@@ -220,6 +221,7 @@ def test_blocks_fire_once_each_in_the_order_of_their_names(
     assert tuple(fired) == network.blocks
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_observing_changes_nothing_and_sees_the_feature_and_the_maps(
     network: Network, image: Tensor

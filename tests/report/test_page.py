@@ -92,6 +92,7 @@ def read(run_dir: Path) -> PageReader:
     return PageReader((run_dir / "report.html").read_text())
 
 
+@pytest.mark.slow
 @each_page
 def test_a_page_loads_nothing(which: str, request: pytest.FixtureRequest) -> None:
     page = (request.getfixturevalue(which) / "report.html").read_text()
@@ -282,6 +283,7 @@ def test_hindsight_is_the_gap_to_the_best_block() -> None:
     assert (found.second, found.epochs) == ("layer3.0", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 20, 40])
 def test_sample_figures_are_pictures_for_any_number_of_classes(
     classes: int, tmp_path: Path

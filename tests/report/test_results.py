@@ -206,6 +206,7 @@ def test_every_logger_gets_the_scalars_of_every_ood_set(
                 assert float(row[f"ood/{source}/{detector}/{key}"]) == value
 
 
+@pytest.mark.slow
 def test_a_report_can_be_read_back_from_an_offline_wandb_run(tmp_path: Path) -> None:
     write_history(tmp_path, epochs=30)
     logger = wandb_logger(project="p", save_dir=str(tmp_path), mode="offline")

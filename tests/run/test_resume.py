@@ -173,6 +173,7 @@ class Notes(Falls):
         pass
 
 
+@pytest.mark.slow
 def test_workers_draw_the_images_of_a_resumed_epoch_in_its_own_order(
     image_folders: Path, tmp_path: Path
 ) -> None:

@@ -166,6 +166,7 @@ def asked_of(folder: Path) -> Any:
     return optuna.load_study(study_name="search", storage=storage).user_attrs["asked"]
 
 
+@pytest.mark.slow
 def test_a_training_without_benchmark_selects_and_scores_nothing(
     command: Callable[..., None], tmp_path: Path
 ) -> None:
