@@ -65,10 +65,10 @@ def evaluate(cfg: DictConfig) -> None:
 def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
     """Returns the configuration of the evaluation, and the state dict of its checkpoint if any."""
     from src.run.checkpoint import load_checkpoint
-    from src.run.configuration import asked_keys, complete
+    from src.run.configuration import OF_THIS_RUN, asked_keys, complete
     from src.run.directory import resumed
     from src.run.pretrained import local_file
-    from src.run.targets import check_targets
+    from src.run.targets import admitted
 
     begun, _ = resumed(cfg)
     checkpoint = load_checkpoint(local_file(begun.checkpoint)) if begun.checkpoint else None
@@ -77,10 +77,10 @@ def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
         return begun, state
     asked = asked_keys()
     if checkpoint is not None:
-        if not cfg.trust:
-            named = {key.split(".")[0] for key in asked}
-            check_targets({k: v for k, v in checkpoint["config"].items() if k not in named})
-        cfg = complete(cfg, checkpoint["config"], asked)
+        replaced = {*asked, *OF_THIS_RUN}
+        trained = checkpoint["config"]
+        trained = admitted(trained, cfg.checkpoint, replaced=replaced, trust=cfg.trust)
+        cfg = complete(cfg, trained, asked)
     with open_dict(cfg):
         cfg.reselect |= any(key.split(".")[0] == "selection" for key in asked)
     return cfg, state

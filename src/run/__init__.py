@@ -10,13 +10,13 @@ from src.records.lazy import exports
 if TYPE_CHECKING:
     from src.run.checkpoint import AtomicCheckpoints, load_checkpoint, load_state
     from src.run.pretrained import load_network, local_file, released_networks
-    from src.run.targets import check_installed, check_targets
+    from src.run.targets import admitted, check_installed
     from src.run.trainer import new_trainer, seed_everything
 
 __all__ = [
     "AtomicCheckpoints",
+    "admitted",
     "check_installed",
-    "check_targets",
     "load_checkpoint",
     "load_network",
     "load_state",
@@ -38,8 +38,8 @@ MODULES = {
         "released_networks",
     ),
     "targets": (
+        "admitted",
         "check_installed",
-        "check_targets",
     ),
     "trainer": (
         "new_trainer",

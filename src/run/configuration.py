@@ -1,6 +1,7 @@
 """The configuration of a run: what the command line names, what a checkpoint adds, its names."""
 
 __all__ = [
+    "OF_THIS_RUN",
     "asked_keys",
     "check_trained",
     "complete",

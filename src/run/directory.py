@@ -16,6 +16,7 @@ from src.records.atomic import write_whole
 from src.records.console import say
 from src.run.checkpoint import load_checkpoint
 from src.run.configuration import with_defaults
+from src.run.targets import admitted, targets_of
 from src.run.upgrade import upgraded
 
 
@@ -103,14 +104,17 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
 
 def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
     """Returns the configuration with which the run began, checked against the command."""
-    others = [o for o in HydraConfig.get().overrides.task if not o.startswith("resume=")]
+    ways = ("resume=", "trust=")
+    others = [o for o in HydraConfig.get().overrides.task if not o.startswith(ways)]
     if others and cfg.resume != "auto":
         raise ValueError(
             "expected resume= alone, as a run resumes with the configuration it began with, got "
             f"{' '.join(others)} beside it; leave that out, or start a new run"
         )
     kept = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-    saved = OmegaConf.create(upgraded(cast(dict[str, Any], kept)))
+    own = targets_of(OmegaConf.to_container(cfg)) if cfg.resume == "auto" else ()
+    kept = upgraded(cast(dict[str, Any], kept))
+    saved = OmegaConf.create(admitted(kept, run_dir, known={*own}, trust=cfg.trust))
     commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
     if commands[0] != commands[1]:
         raise ValueError(

@@ -17,8 +17,8 @@ from src.data.download import fetch, writing, wrong
 from src.data.registry import RemoteFile
 from src.network import Network
 from src.run.checkpoint import load_checkpoint, load_state
-from src.run.configuration import without_weights
-from src.run.targets import check_targets
+from src.run.configuration import OF_THIS_RUN, without_weights
+from src.run.targets import admitted
 
 ROOT = Path(__file__).parents[2]
 RELEASED = Path(__file__).with_name("released.yaml")
@@ -38,8 +38,8 @@ def load_network(source: str) -> Network:
     """
     path = local_file(source)
     checkpoint = load_checkpoint(path)
-    check_targets(checkpoint["config"])
-    config = OmegaConf.create(checkpoint["config"])  # `net` may refer to other groups
+    kept = admitted(checkpoint["config"], path, replaced=OF_THIS_RUN)
+    config = OmegaConf.create(kept)  # `net` may refer to other groups
     classifier = Classifier(instantiate(without_weights(config.net)))
     load_state(classifier, checkpoint["state_dict"], str(path))
     return classifier.network.eval()

@@ -65,7 +65,11 @@ CHANGED = {
     "a command in its configuration": (
         name_a_command,
         [],
-        ["a checkpoint that builds what this project", "got net.net._target_: os.system", "trust"],
+        [
+            "a checkpoint or run that builds what this project",
+            "got net.net._target_: os.system",
+            "trust",
+        ],
     ),
     "a later version": (
         lambda c: c.update(format=99),
