@@ -107,8 +107,7 @@ def admitted(
     if foreign and not trust:
         raise ValueError(
             "expected a checkpoint or run that builds what this project trains, got "
-            f"{foreign[0]} in {source}; if you trust the file, set trust=true, or name a whole "
-            "group of your own, such as net=<your config>"
+            f"{foreign[0]} in {source}; if you trust the file, set trust=true on the command line"
         )
     if foreign:
         log.warning("trusted in %s: %s", source, "; ".join(foreign))
