@@ -157,7 +157,7 @@ def _is_ours(target: Any, path: str) -> bool:
     words = target.split(".")
     if not all(word.isidentifier() and not word.startswith("_") for word in words):
         return False
-    if place == "src.loggers" and not path.startswith("logger."):
+    if target.startswith("src.loggers.") and not path.startswith("logger."):
         return False  # a logger writes where it is told to
     room = next((each for each in ROOMS if f"{place}.".startswith(f"{each}.")), None)
     if room is None and place not in FAMILIES:
@@ -166,7 +166,7 @@ def _is_ours(target: Any, path: str) -> bool:
         module = import_module(place)
         found = getattr(module, name, None)
     except ModuleNotFoundError as error:  # of an extra: its name is told by check_installed
-        return error.name not in (None, place) and not str(error.name).startswith("src.")
+        return not str(error.name or place).startswith(("src.", "torchvision."))
     if room is None:
         family = import_module(FAMILIES[place].rpartition(".")[0])
         parent = getattr(family, FAMILIES[place].rpartition(".")[2])

@@ -27,6 +27,8 @@ WALKS = {
     "a method": "src.network.Network.from_torch",
     "a name made of references": "${name}",
     "a logger elsewhere": "src.loggers.CSVLogger",
+    "a logger's own module": "src.loggers.csv_logs.CSVLogger",
+    "no module": "torchvision.models.none.deeper.Network",
     "a download": "src.data.download.fetch",
     "a prefix": "src.networks_of_mine.Network",
     "no name": "src.network.",
