@@ -6,6 +6,7 @@ python -m bench.benchmark [--channels-last]
 import torch
 
 from bench.common import (
+    DEVICE,
     alternate,
     arguments,
     image_data,
@@ -36,6 +37,7 @@ def main() -> None:
 
     @torch.no_grad()
     def plain_forward() -> None:
+        network.to(DEVICE)  # a trainer leaves it on the CPU
         for batch in images.split(options.batch):
             network(batch.float() / 255)
 

@@ -6,6 +6,7 @@ python -m bench.block_selection [--precision bf16-mixed --channels-last]
 import torch
 
 from bench.common import (
+    DEVICE,
     alternate,
     arguments,
     image_data,
@@ -35,6 +36,7 @@ def main() -> None:
 
     @torch.no_grad()
     def plain_forward() -> None:
+        network.to(DEVICE)  # a trainer leaves it on the CPU
         with without.precision_plugin.forward_context():
             for batch in images.split(options.batch):
                 network(batch.float() / 255)

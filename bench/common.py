@@ -16,6 +16,9 @@ from src.network import Network
 from src.run.trainer import quiet_lightning
 
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where a trainer puts its module
+
+
 class RandomImages(Source):
     """A source of random 32 x 32 images: speed does not depend on what is on them."""
 
@@ -40,6 +43,7 @@ def arguments(images: int, batch: int) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     return parser.parse_args()
 
 
@@ -64,8 +68,8 @@ def image_data(train: int, validation: int, ood: Sequence[int], batch: int) -> I
 
 
 def images_of(loader: DataLoader[Batch]) -> ImageSet:
-    """Returns the images behind a loader."""
-    return cast(ImageSet, loader.dataset)
+    """Returns the images behind a loader, on the device."""
+    return cast(ImageSet, loader.dataset).to(DEVICE)
 
 
 def new_trainer(precision: str, *callbacks: L.Callback, **options: Any) -> L.Trainer:

@@ -1,14 +1,16 @@
 """Training throughput of Classifier under Lightning, over a plain PyTorch loop.
 
-python -m bench.training [--precision bf16-mixed --channels-last]
+python -m bench.training [--precision bf16-mixed --channels-last --compiled]
 """
 
+import warnings
 from functools import partial
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from bench.common import (
+    DEVICE,
     alternate,
     arguments,
     image_data,
@@ -31,17 +33,19 @@ def main() -> None:
     context = new_trainer(options.precision).precision_plugin.forward_context
 
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
+    classifier = Classifier(network, optimizer=optimizer, compiled=options.compiled)
+    trained = torch.compile(network) if options.compiled else network
 
     def lightning_loop() -> None:
         trainer = new_trainer(options.precision, max_epochs=1, limit_val_batches=0)
-        trainer.fit(Classifier(network, optimizer=optimizer), datamodule=data)
+        trainer.fit(classifier, datamodule=data)
 
     def plain_loop() -> None:
-        network.train()
+        network.to(DEVICE).train()
         step = optimizer(network.parameters())
-        for order in torch.randperm(options.images).split(options.batch):
+        for order in torch.randperm(options.images, device=DEVICE).split(options.batch):
             with context():
-                logits = network(images.image[order].float() / 255)
+                logits = trained(images.image[order].float() / 255)
                 loss = cross_entropy(logits, images.label[order])
             step.zero_grad()
             loss.backward()
@@ -49,6 +53,17 @@ def main() -> None:
 
     plain, ours = alternate(options.repeats, plain_loop, lightning_loop)
     ratio("training throughput / plain loop", plain, ours)
+    if DEVICE == "cuda":
+        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            lightning_loop()
+        torch.cuda.set_sync_debug_mode("default")
+        waits = [wait for wait in waits if "synchronizing" in str(wait.message)]
+        steps = options.images // options.batch
+        print(f"the host waits for the GPU {len(waits)} times in {steps} steps")
+        for place in sorted({f"{wait.filename}:{wait.lineno}" for wait in waits}):
+            print(f"  at {place}")
 
 
 if __name__ == "__main__":

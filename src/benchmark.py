@@ -3,8 +3,8 @@
 __all__ = ["Benchmark"]
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,18 @@ def digest(network: Network) -> str:
             value = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
         content.update(value if isinstance(value, bytes) else repr(value).encode())
     return content.hexdigest()
+
+
+@contextmanager
+def _float32(device: torch.device) -> Iterator[None]:
+    """Inside, the network runs in float32, also where cuDNN would round its inputs to TF32."""
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
 
 
 class Benchmark(L.LightningModule):
@@ -164,7 +176,7 @@ class Benchmark(L.LightningModule):
             self._keep_scores(self.loaders[dataloader_idx])
 
     def _fit(self) -> None:
-        with torch.inference_mode(False), torch.no_grad():
+        with self._precision(), torch.inference_mode(False), torch.no_grad():
             for detector in self.columns.values():
                 detector.fit(self.network)
                 detector.reset()
@@ -184,7 +196,7 @@ class Benchmark(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Observes one batch; fits detectors on it, or adds its scores to the table."""
         loader = self.loaders[dataloader_idx]
-        with nullcontext() if self.autocast else torch.autocast(self.device.type, enabled=False):
+        with self._precision():
             if loader in self.fit_on:
                 self._update(batch, loader)
                 return
@@ -196,6 +208,9 @@ class Benchmark(L.LightningModule):
         # labels of an OOD set, if it has any, refer to other classes
         label = batch.label if source == 0 else torch.full_like(batch.label, -1)
         self.table.update(score, source, batch.index, label, seen.logits.argmax(dim=1))
+
+    def _precision(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.autocast else _float32(self.device)
 
     def _observe(self, image: Tensor, detectors: Collection[Detector]) -> ForwardPass:
         self.forward_passes += 1

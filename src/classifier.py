@@ -4,6 +4,7 @@ __all__ = ["FORMAT", "Classifier"]
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,10 @@ class Classifier(L.LightningModule):
             self.network.to(memory_format=torch.channels_last)
         # in a tuple, so that nn.Module does not register the compiled network as a submodule
         self._trained = (torch.compile(network) if compiled else network,)
-        self.train_accuracy = MulticlassAccuracy(network.num_classes, average="micro")
-        self.accuracy = MulticlassAccuracy(network.num_classes, average="micro")
+        # torchmetrics would check the labels at each step, for which the host waits for the GPU
+        accuracy = partial(MulticlassAccuracy, average="micro", validate_args=False)
+        self.train_accuracy = accuracy(network.num_classes)
+        self.accuracy = accuracy(network.num_classes)
 
     def on_fit_start(self) -> None:
         """Stores the seed of the run."""

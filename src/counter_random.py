@@ -28,7 +28,7 @@ def random_bits(index: Tensor, draws: int, *, seed: int) -> Tensor:
         OOPSLA 2014, https://doi.org/10.1145/2714064.2660195.
     """
     first = (seed + GOLDEN_GAMMA + 2**63) % 2**64 - 2**63  # of any size, folded into an int64
-    key = _mix(torch.tensor(first, dtype=torch.int64, device=index.device))
+    key = int(_mix(torch.tensor(first)))  # on the CPU: a GPU would have to be waited for
     stream = _mix(key + (index + 1) * GOLDEN_GAMMA)
     counter = torch.arange(1, draws + 1, device=index.device) * GOLDEN_GAMMA
     bits: Tensor = _mix(stream[:, None] + counter) & INT64_MAX

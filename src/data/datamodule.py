@@ -251,6 +251,7 @@ class ImageData(L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             shuffle=shuffle,
             seed=self.seed,
+            device="cpu" if isinstance(images, StoredImages) else images.label.device,
         )
         if shuffle and self.trainer:  # in a resumed run, workers draw before the epoch is set
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.ready)

@@ -31,6 +31,7 @@ class BatchSampler(DistributedSampler[Tensor]):
         rank: Rank of this process.
         shuffle: Whether to use the training order, not the evaluation order.
         seed: Seed of the permutations, the same on every process.
+        device: Where the indices are wanted. An epoch's are sent at once, at its first batch.
 
     Raises:
         ValueError: If the images do not fill one batch on every process.
@@ -45,9 +46,10 @@ class BatchSampler(DistributedSampler[Tensor]):
         rank: int = 0,
         shuffle: bool = False,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(range(n), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
-        self.n, self.batch_size = n, batch_size
+        self.n, self.batch_size, self.device = n, batch_size, device
         step = batch_size * num_replicas
         self.batches = n // step if shuffle else -(-n // step)
         if self.batches == 0:
@@ -71,7 +73,7 @@ class BatchSampler(DistributedSampler[Tensor]):
             order = torch.full((rows,), -1)
             order[: self.n] = torch.arange(self.n)
             order = order.view(self.batches, self.num_replicas, self.batch_size)
-        yield from order[:, self.rank]
+        yield from order[:, self.rank].to(self.device)
 
 
 def held_out_first(
