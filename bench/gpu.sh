@@ -9,8 +9,8 @@
 #
 # Variables: IMAGES, the folder of cifar10.tar.xz and ood32.tar.xz, which hold images as
 # data=cifar10_folder wants them (default: images); OUT, the folder of the results, at most 8 files
-# of 15 MiB (default: logs/gpu); LIMIT, seconds after which a plan must have ended (default: 560);
-# SMALL, overrides that make a plan short enough for a CPU.
+# of 15 MiB, larger ones in parts (default: logs/gpu); LIMIT, seconds after which a plan must have
+# ended (default: 560).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 plan=${1:?expected a plan: check, speed, resnet18, vgg11 or wrn28_10}
@@ -41,34 +41,37 @@ step() {
 
 unpack() {
   for name in cifar10 ood32; do
-    [ -d "data/$name" ] || $PYTHON -c "
+    $PYTHON -c "
 import tarfile
-tarfile.open('$IMAGES/$name.tar.xz').extractall('data/$name', filter='data')" || exit 1
+tarfile.open('$IMAGES/$name.tar.xz').extractall('$runs/data/$name', filter='data')" || return 1
   done
-  ls data/*
 }
 
-train="$PYTHON -m src.train data=cifar10_folder data_dir=data logger=csv"
-evaluate="$PYTHON -m src.evaluate data_dir=data logger=csv"
+cache="data.cache_dir=$runs/cache"
+train="$PYTHON -m src.train data=cifar10_folder data_dir=$runs/data $cache logger=csv"
+evaluate="$PYTHON -m src.evaluate data_dir=$runs/data $cache logger=csv"
+few="data.train.sample=3000 data.validation_size=1000 data.test.sample=500 data.ood.svhn.sample=100
+  data.ood.textures.sample=100 data.ood.tiny_imagenet.sample=100 data.ood.scenes_resize.sample=100
+  data.ood.scenes_crop.sample=100"
 fast="trainer.precision=bf16-mixed channels_last=true"
 
 check() {
-  step 150 $PYTHON -m pytest -q -p no:cacheprovider -n 8 --dist worksteal -m "not slow and not ddp" \
+  step 120 $PYTHON -m pytest -q -p no:cacheprovider -n 8 --dist worksteal -m "not slow and not ddp" \
     --continue-on-collection-errors --tb=short > "$OUT/tests.log" 2>&1
-  tail -n 40 "$OUT/tests.log"
-  unpack > /dev/null
-  few="data.train.sample=12000 data.test.sample=1000 data.ood.svhn.sample=500 data.ood.textures.sample=500
-    data.ood.tiny_imagenet.sample=500 data.ood.scenes_resize.sample=500 data.ood.scenes_crop.sample=500"
-  weights="checkpoint=weights/wrn16_4_cifar10_short.pt data=cifar10_folder detectors=all channels_last=false"
-  [ -f weights/wrn16_4_cifar10_short.pt ] && {
-    step 100 $evaluate $weights $few trainer=default hydra.run.dir="$runs/gpu" "${overrides[@]}" | tail -n 3
-    step 100 $evaluate $weights $few trainer=cpu hydra.run.dir="$runs/cpu" "${overrides[@]}" | tail -n 3
-    step 20 $PYTHON -m bench.equal "$runs/cpu" "$runs/gpu"
-  }
-  short="experiment=resnet18_cifar10 benchmark=false trainer.max_epochs=2 $few"
+  tail -n 10 "$OUT/tests.log"
+  equal
+  local short="experiment=resnet18_cifar10 benchmark=false trainer.max_epochs=2 $few"
   step 60 $train $short $fast compiled=true hydra.run.dir="$runs/compiled" "${overrides[@]}"
   step 60 $train $short trainer=ddp trainer.devices=1 hydra.run.dir="$runs/nccl" "${overrides[@]}"
   step 60 $train $short trainer.deterministic=true hydra.run.dir="$runs/fixed" "${overrides[@]}"
+}
+
+# The scores of every detector, on the CPU and on the GPU.
+equal() {
+  local weights="checkpoint=weights/wrn16_4_cifar10_short.pt data=cifar10_folder detectors=all"
+  step 90 $evaluate $weights $few trainer=default hydra.run.dir="$runs/gpu" | tail -n 1
+  step 240 $evaluate $weights $few trainer=cpu hydra.run.dir="$runs/cpu" | tail -n 1
+  step 20 $PYTHON -m bench.equal "$runs/cpu" "$runs/gpu"
 }
 
 speed() {
@@ -80,30 +83,35 @@ speed() {
 }
 
 recipe() {
-  unpack
-  run="$runs/$1"
-  step $((LIMIT - 30)) $train experiment="$1_cifar10" $fast detectors=quick hydra.run.dir="$run" \
-    "${overrides[@]}"
+  local run="$runs/$1"
+  equal > "$runs/equal.log" 2>&1 &  # on processors that the training leaves idle
+  step $((LIMIT - 60)) $train experiment="$1_cifar10" $fast compiled=true detectors=quick \
+    hydra.run.dir="$run" "${overrides[@]}"
   $PYTHON -m src.release "$run" --output "$runs/release" && {
     split -b 15M -d "$runs/release/$1_cifar10.pt" "$OUT/$1_cifar10.pt."
     cp "$runs/release/$1_cifar10.md" "$OUT"
   }
-  keep "$1" "$run"
-  step 600 $evaluate checkpoint="$run/checkpoints/last.ckpt" detectors=all hydra.run.dir="$runs/$1_all"
-  keep "$1_all" "$runs/$1_all"
+  keep "$1" "$run" --exclude=./benchmark
+  step $(($(left) - 20)) $evaluate checkpoint="$runs/release/$1_cifar10.pt" detectors=all \
+    hydra.run.dir="$runs/all" "${overrides[@]}"
+  keep "$1_all" "$runs/all"  # with what an interrupted benchmark needs to go on elsewhere
+  cat "$runs/equal.log"
 }
 
-# Keeps all of a run but its checkpoints and what an interrupted benchmark needs.
+# Keeps a run without its checkpoints.
 keep() {
-  [ -d "$2" ] && tar -C "$2" --exclude=./checkpoints --exclude=./benchmark -cJf "$OUT/$1.tar.xz" .
+  local name=$1 run=$2
+  shift 2
+  [ -d "$run" ] && tar -C "$run" --exclude=./checkpoints "$@" -cJ . |
+    split -b 15M -d - "$OUT/$name.tar.xz."
 }
 
 {
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
   $PYTHON -c "import sys, torch; print(sys.version, torch.__version__, torch.cuda.is_available())"
   case $plan in
-    check | speed) $plan ;;
-    resnet18 | vgg11 | wrn28_10) recipe "$plan" ;;
+    check | speed) unpack && $plan ;;
+    resnet18 | vgg11 | wrn28_10) unpack && recipe "$plan" ;;
     *) echo "expected check, speed, resnet18, vgg11 or wrn28_10, got $plan" && exit 2 ;;
   esac
   echo "== $plan ended at $SECONDS s"

@@ -88,7 +88,7 @@ class Classifier(L.LightningModule):
         loss = F.cross_entropy(logits, batch.label)
         self._watch(loss.detach(), batch.index)
         self.train_accuracy.update(logits.detach(), batch.label)
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 

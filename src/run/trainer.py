@@ -81,6 +81,7 @@ def quiet_lightning() -> None:
     for message in (
         ".*does not have many workers.*",  # images are in memory: workers would copy them
         ".*exists and is not empty.*",  # the run directory holds config.yaml already
+        ".*sync_dist=True.*",  # what is equal on all processes is not reduced again
         ".*treespec.*",  # Lightning 2.6 on a newer torch
     ):
         warnings.filterwarnings("ignore", message)
