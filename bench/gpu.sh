@@ -49,7 +49,7 @@ tarfile.open('$IMAGES/$name.tar.xz').extractall('$runs/data/$name', filter='data
 
 cache="data.cache_dir=$runs/cache"
 train="$PYTHON -m src.train data=cifar10_folder data_dir=$runs/data $cache logger=csv"
-evaluate="$PYTHON -m src.evaluate data_dir=$runs/data $cache logger=csv"
+evaluate="$PYTHON -m src.evaluate data=cifar10_folder data_dir=$runs/data $cache logger=csv"
 few="data.train.sample=3000 data.validation_size=1000 data.test.sample=500 data.ood.svhn.sample=100
   data.ood.textures.sample=100 data.ood.tiny_imagenet.sample=100 data.ood.scenes_resize.sample=100
   data.ood.scenes_crop.sample=100"
@@ -68,7 +68,7 @@ check() {
 
 # The scores of every detector, on the CPU and on the GPU.
 equal() {
-  local weights="checkpoint=weights/wrn16_4_cifar10_short.pt data=cifar10_folder detectors=all"
+  local weights="checkpoint=weights/wrn16_4_cifar10_short.pt detectors=all"
   step 90 $evaluate $weights $few trainer=default hydra.run.dir="$runs/gpu" | tail -n 1
   step 240 $evaluate $weights $few trainer=cpu hydra.run.dir="$runs/cpu" | tail -n 1
   step 20 $PYTHON -m bench.equal "$runs/cpu" "$runs/gpu"
