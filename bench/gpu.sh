@@ -84,7 +84,6 @@ speed() {
 
 recipe() {
   local run="$runs/$1"
-  equal > "$runs/equal.log" 2>&1 &  # on processors that the training leaves idle
   step $((LIMIT - 60)) $train experiment="$1_cifar10" $fast compiled=true detectors=quick \
     hydra.run.dir="$run" "${overrides[@]}"
   $PYTHON -m src.release "$run" --output "$runs/release" && {
@@ -95,7 +94,6 @@ recipe() {
   step $(($(left) - 20)) $evaluate checkpoint="$runs/release/$1_cifar10.pt" detectors=all \
     hydra.run.dir="$runs/all" "${overrides[@]}"
   keep "$1_all" "$runs/all"  # with what an interrupted benchmark needs to go on elsewhere
-  cat "$runs/equal.log"
 }
 
 # Keeps a run without its checkpoints.

@@ -4,6 +4,7 @@ python -m bench.training [--precision bf16-mixed --channels-last --compiled]
 """
 
 import warnings
+from collections import Counter
 from functools import partial
 
 import torch
@@ -59,11 +60,15 @@ def main() -> None:
             warnings.simplefilter("always")
             lightning_loop()
         torch.cuda.set_sync_debug_mode("default")
-        waits = [wait for wait in waits if "synchronizing" in str(wait.message)]
+        places = Counter(
+            f"{wait.filename}:{wait.lineno}"
+            for wait in waits
+            if "synchronizing" in str(wait.message)
+        )
         steps = options.images // options.batch
-        print(f"the host waits for the GPU {len(waits)} times in {steps} steps")
-        for place in sorted({f"{wait.filename}:{wait.lineno}" for wait in waits}):
-            print(f"  at {place}")
+        print(f"the host waits for the GPU {places.total()} times in {steps} steps")
+        for place, count in places.most_common():
+            print(f"  {count} times at {place}")
 
 
 if __name__ == "__main__":
