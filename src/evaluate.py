@@ -67,6 +67,7 @@ def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
     from src.run.checkpoint import load_checkpoint
     from src.run.configuration import OF_THIS_RUN, asked_keys, complete
     from src.run.directory import resumed
+    from src.run.places import check_places
     from src.run.pretrained import local_file
     from src.run.targets import admitted
 
@@ -80,7 +81,8 @@ def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
         replaced = {*asked, *OF_THIS_RUN}
         trained = checkpoint["config"]
         trained = admitted(trained, cfg.checkpoint, replaced=replaced, trust=cfg.trust)
-        cfg = complete(cfg, trained, asked)
+        own, cfg = cfg, complete(cfg, trained, asked)
+        check_places(cfg, own, own.checkpoint, trust=own.trust)
     with open_dict(cfg):
         cfg.reselect |= any(key.split(".")[0] == "selection" for key in asked)
     return cfg, state

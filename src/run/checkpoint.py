@@ -1,17 +1,28 @@
 """Checkpoints, written whole and read without running code from them."""
 
-__all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state"]
+__all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state", "network_of"]
 
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from src.classifier import FORMAT, Classifier
+from src.network import Network
 from src.records.atomic import try_to_write
+from src.run.targets import nodes
 from src.run.upgrade import upgraded
+
+WEIGHTS = "network.net."  # how the keys of the network's own weights begin
+GROUPS = ("data", "detectors", "optim", "selection", "trainer")
+LARGEST = 2**17  # class, channel or pixel in a network that a file describes
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -50,38 +61,112 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"expected a checkpoint, got no file at {path}; set checkpoint=..."
         )
-    checkpoint: dict[str, Any] | None
+    checkpoint: Any
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, EOFError, RuntimeError):  # whose message advises to trust the file
+    except Exception:  # a broken file can raise anything, and torch advises to trust the file
         checkpoint = None
-    parts = {"config", "state_dict"}
-    if not isinstance(checkpoint, dict) or not all(checkpoint.get(part) for part in parts):
+    if not _is_checkpoint(checkpoint):
         raise ValueError(
             f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
             "which is none or is incomplete; use the other one (best.ckpt, last.ckpt), or "
             f"load the weights of another project with net=<network> net.weights={path}"
         )
-    if checkpoint.get("format", 0) > FORMAT:
+    if (checkpoint.get("format") or 0) > FORMAT:
         raise ValueError(
             f"expected a checkpoint of format {FORMAT} or before, got {checkpoint['format']} in "
             f"{path}; it was made by a later version: update this one"
         )
-    return checkpoint | {"config": upgraded(checkpoint["config"])}
+    return {**checkpoint, "config": upgraded(checkpoint["config"])}
+
+
+def _is_checkpoint(content: Any) -> bool:
+    """Whether a file holds what a training writes: a network, its weights and its selection."""
+    if not isinstance(content, dict):
+        return False
+    number, config, state = (content.get(key) for key in ("format", "config", "state_dict"))
+    if not (number is None or (type(number) is int and number >= 0)):
+        return False
+    if not isinstance(config, dict) or not isinstance(state, dict) or not state:
+        return False
+    groups = [config.get(group) for group in GROUPS]
+    net = config.get("net")
+    return (
+        isinstance(net, dict)
+        and isinstance(net.get("net"), dict)
+        and all(group is None or isinstance(group, dict) for group in groups)
+        and all(isinstance(key, str) for key in state)
+    )
+
+
+def network_of(net: DictConfig, state: Mapping[str, Any], source: object) -> Network:
+    """Returns a network as a checkpoint describes it, without its weights.
+
+    Before any memory is taken, the shapes of its weights are compared with those of the file.
+
+    Raises:
+        ValueError: If it cannot be built, or is not the one whose weights are in the file.
+    """
+    given = {
+        key.removeprefix(WEIGHTS): value.shape
+        for key, value in state.items()
+        if key.startswith(WEIGHTS) and isinstance(value, Tensor)
+    }
+    try:
+        largest = max(_numbers(OmegaConf.to_container(net, resolve=True)), default=0)
+        if largest > LARGEST:
+            raise ValueError(f"expected sizes of at most {LARGEST}, got {largest}")
+        if net.net.get("_target_") != "timm.create_model":  # which computes while it builds
+            with torch.device("meta"):
+                planned = instantiate(net.net).state_dict()
+            for key, value in planned.items():
+                if given.get(key) != value.shape:
+                    shapes = [list(value.shape), list(given[key]) if key in given else "none"]
+                    raise ValueError("expected {} of shape {}, got {}".format(key, *shapes))
+        network: Network = instantiate(net)
+        if not isinstance(network, Network):
+            raise TypeError(f"expected a Network, got {type(network).__name__}")
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        first = str(cause).partition("\n")[0]
+        raise ValueError(
+            f"expected a network that can be built as its checkpoint describes it, got {source}: "
+            f"{first[:300]}; leave out net=, since a checkpoint brings its own, or fetch it again"
+        ) from None
+    return network
+
+
+def _numbers(config: Any) -> Iterator[float]:
+    """Yields every number of a plain configuration."""
+    return (abs(node) for _, node in nodes(config) if isinstance(node, int | float))
 
 
 def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None:
     """Loads the weights and the selection of a checkpoint.
 
     Raises:
-        ValueError: If they belong to another network.
+        ValueError: If they belong to another network, or are not finite.
     """
     try:
         classifier.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError, KeyError) as error:
         first = ": ".join(line.strip(": ") for line in str(error).splitlines()[:2])
         raise ValueError(
             f"expected weights of {type(classifier.network.net).__name__} as configured, got "
             f"{path}, which is of another network ({first[:300]}); leave out net=, since a "
             "checkpoint brings its own"
         ) from None
+    network = classifier.network
+    weights = network.net.state_dict()
+    tensors = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
+    broken = [key for key, value in tensors.items() if not value.isfinite().all()]
+    broken += [block for block, ratio in network.norm_ratio.items() if not _is_ratio(ratio)]
+    if broken:
+        raise ValueError(
+            f"expected finite weights and ratios, got NaN, infinity or no number in {broken[0]} "
+            f"of {path}; fetch it again, or take an earlier checkpoint of that training"
+        )
+
+
+def _is_ratio(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= sys.float_info.max

@@ -16,7 +16,8 @@ from src.records.atomic import write_whole
 from src.records.console import say
 from src.run.checkpoint import load_checkpoint
 from src.run.configuration import with_defaults
-from src.run.targets import admitted, targets_of
+from src.run.places import check_places
+from src.run.targets import admitted, nodes
 from src.run.upgrade import upgraded
 
 
@@ -95,6 +96,7 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
         with suppress(OSError):  # Hydra has created a directory for this command
             Path(cfg.run_dir).rmdir()
     saved.run_dir, saved.resume = str(run_dir), str(run_dir)
+    check_places(saved, cfg, run_dir, trust=cfg.trust)
     last = run_dir / "checkpoints" / "last.ckpt"
     if not last.exists():
         return saved, None
@@ -112,9 +114,10 @@ def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
             f"{' '.join(others)} beside it; leave that out, or start a new run"
         )
     kept = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
-    own = targets_of(OmegaConf.to_container(cfg)) if cfg.resume == "auto" else ()
+    own = [node for _, node in nodes(OmegaConf.to_container(cfg)) if isinstance(node, dict)]
+    known = {str(node.get("_target_")) for node in own} if cfg.resume == "auto" else ()
     kept = upgraded(cast(dict[str, Any], kept))
-    saved = OmegaConf.create(admitted(kept, run_dir, known={*own}, trust=cfg.trust))
+    saved = OmegaConf.create(admitted(kept, run_dir, known=known, trust=cfg.trust))
     commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
     if commands[0] != commands[1]:
         raise ValueError(

@@ -11,7 +11,7 @@ from src.benchmark import Benchmark
 from src.block_selection import BlockSelection
 from src.classifier import Classifier
 from src.data import ImageData
-from src.run.checkpoint import load_state
+from src.run.checkpoint import load_state, network_of
 from src.run.configuration import without_ood
 
 
@@ -37,7 +37,7 @@ def build(cfg: DictConfig, *, state: dict[str, Any] | None = None, trains: bool)
         ValueError: If two parts do not fit, such as network and images of other classes.
         RuntimeError: If a detector needs a selected block and none will be selected.
     """
-    network = instantiate(cfg.net)
+    network = network_of(cfg.net, state, cfg.checkpoint) if state else instantiate(cfg.net)
     data = instantiate(cfg.data if cfg.benchmark else without_ood(cfg.data))
     data.check_network(network.num_classes, network.image_shape)
     optim = {}

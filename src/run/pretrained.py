@@ -9,14 +9,13 @@ from urllib.parse import urlparse
 import torch
 import yaml
 from filelock import FileLock
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from src.classifier import Classifier
 from src.data.download import fetch, writing, wrong
 from src.data.registry import RemoteFile
 from src.network import Network
-from src.run.checkpoint import load_checkpoint, load_state
+from src.run.checkpoint import load_checkpoint, load_state, network_of
 from src.run.configuration import OF_THIS_RUN, without_weights
 from src.run.targets import admitted
 
@@ -40,8 +39,9 @@ def load_network(source: str) -> Network:
     checkpoint = load_checkpoint(path)
     kept = admitted(checkpoint["config"], path, replaced=OF_THIS_RUN)
     config = OmegaConf.create(kept)  # `net` may refer to other groups
-    classifier = Classifier(instantiate(without_weights(config.net)))
-    load_state(classifier, checkpoint["state_dict"], str(path))
+    state = checkpoint["state_dict"]
+    classifier = Classifier(network_of(without_weights(config.net), state, path))
+    load_state(classifier, state, str(path))
     return classifier.network.eval()
 
 

@@ -1,6 +1,6 @@
 """What a configuration names to be called: is it there, and may a file name it?"""
 
-__all__ = ["admitted", "check_installed", "targets_of"]
+__all__ = ["admitted", "check_installed", "found", "nodes"]
 
 import logging
 import re
@@ -19,7 +19,19 @@ EXTRAS = {"timm": "timm", "datasets": "hf", "pytorch_ood": "pytorch-ood"}
 
 # constructors beside those of the rooms below: they do nothing but construct
 SINGLE = {"datetime.timedelta", "lightning.Trainer", "timm.create_model"}
-OF_TIMM = {"_target_", "model_name", "pretrained", "num_classes", "in_chans", "img_size"}
+OPTIONS = {  # of functions of others: some of theirs read files or run code
+    "timm.create_model": {
+        "_target_", "model_name", "pretrained", "num_classes", "in_chans", "img_size",
+    },
+    "src.data.Torchvision": {
+        "_target_", "dataset", "root", "size", "num_classes", "download", "known", "train",
+        "split", "partition", "short_side", "count", "sample", "seed", "on_corrupt",
+    },
+    "src.data.HuggingFace": {
+        "_target_", "path", "name", "revision", "split", "image", "label", "size", "short_side",
+        "count", "sample", "seed", "on_corrupt",
+    },
+}  # fmt: skip
 # where a class may be defined, and whether a function of that place may be called too
 ROOMS = {
     "src.block_selection": False,
@@ -48,29 +60,30 @@ def packages_of(target: str) -> dict[str, str | None]:
     return {first: EXTRAS.get(first)} | getattr(logger, "packages", {})
 
 
-def check_installed(config: Any, path: str = "") -> None:
-    """Refuses a configuration that names a package which is not there.
+def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each node of a plain configuration with its path, outer ones first."""
+    yield path, config
+    pairs = enumerate(config) if isinstance(config, list) else ()
+    for key, value in config.items() if isinstance(config, dict) else pairs:
+        yield from nodes(value, f"{path}.{key}".lstrip("."))
 
-    Args:
-        config: Plain containers.
-        path: Of the configuration, with a dot behind it.
+
+def check_installed(config: Any) -> None:
+    """Refuses a configuration of plain containers that names a package which is not there.
 
     Raises:
         ModuleNotFoundError: If a `_target_` is in a package that is not installed.
     """
-    if isinstance(config, list):
-        config = dict(enumerate(config))
-    if isinstance(config, dict):
-        target = str(config.get("_target_", "src."))
-        for package, extra in packages_of(target).items():
+    for path, node in nodes(config):
+        if not isinstance(node, dict) or "_target_" not in node:
+            continue
+        for package, extra in packages_of(str(node["_target_"])).items():
             if find_spec(package) is None:
                 how = f"pip install -e .[{extra}]" if extra else "correct it"
                 raise ModuleNotFoundError(
-                    f"expected an installed package in {path}_target_, got {target}, but there is "
-                    f"no {package}; {how}"
+                    f"expected an installed package in {path}._target_, got {node['_target_']}, "
+                    f"but there is no {package}; {how}"
                 )
-        for key, value in config.items():
-            check_installed(value, f"{path}{key}.")
 
 
 def admitted(
@@ -103,7 +116,7 @@ def admitted(
         ValueError: If it builds something foreign, or holds anything but plain values.
     """
     plain: dict[str, Any] = _plain({k: v for k, v in config.items() if k not in replaced}, "")
-    foreign = list(_foreign(plain, known, ""))
+    foreign = list(_foreign(plain, known))
     if foreign and not trust:
         raise ValueError(
             "expected a checkpoint or run that builds what this project trains, got "
@@ -129,60 +142,53 @@ def _plain(node: Any, path: str) -> Any:
     raise ValueError(f"expected plain values in a configuration, got {type(node)} at {path[:-1]}")
 
 
-def _foreign(node: Any, known: Collection[str], path: str) -> Iterator[str]:
+def _foreign(config: dict[str, Any], known: Collection[str]) -> Iterator[str]:
     """Yields what a plain configuration would build or resolve that is none of ours."""
-    if isinstance(node, str) and "${" in REFERENCE.sub("", node):
-        yield f"{path[:-1]}: {node}"
-    if isinstance(node, list):
-        node = dict(enumerate(node))
-    if isinstance(node, dict):
+    for path, node in nodes(config):
+        if isinstance(node, str) and "${" in REFERENCE.sub("", node):
+            yield f"{path}: {node}"
+        if not isinstance(node, dict):
+            continue
+        for key in SETTINGS.keys() & node.keys():
+            if not isinstance(node[key], SETTINGS[key]):
+                yield f"{path}.{key}: {node[key]}"
         target = node.get("_target_", "datetime.timedelta")
-        if not (isinstance(target, str) and target in known) and not _is_ours(target, path):
-            yield f"{path}_target_: {target}"
-        if target == "timm.create_model" and (more := node.keys() - OF_TIMM):
-            yield f"{path}{min(more)}: an option of timm that can read a file"
-        for key, value in node.items():
-            if key in SETTINGS and not isinstance(value, SETTINGS[key]):
-                yield f"{path}{key}: {value}"
-            yield from _foreign(value, known, f"{path}{key}.")
+        if not isinstance(target, str) or not (target in known or _is_ours(target, path)):
+            yield f"{path}._target_: {target}"
+        elif more := node.keys() - OPTIONS.get(target, node.keys()):
+            yield f"{path}.{min(more)}: an option that a file may not set"
 
 
-def _is_ours(target: Any, path: str) -> bool:
+def _is_ours(target: str, path: str) -> bool:
     """Whether a name is that of an object which a file may build."""
-    if not isinstance(target, str):
-        return False
-    if target in SINGLE:
-        return True
-    place, _, name = target.rpartition(".")
-    words = target.split(".")
-    if not all(word.isidentifier() and not word.startswith("_") for word in words):
-        return False
     if target.startswith("src.loggers.") and not path.startswith("logger."):
         return False  # a logger writes where it is told to
-    room = next((each for each in ROOMS if f"{place}.".startswith(f"{each}.")), None)
-    if room is None and place not in FAMILIES:
-        return False
+    if target in SINGLE:
+        return True
     try:
-        module = import_module(place)
-        found = getattr(module, name, None)
+        return found(target) is not None
     except ModuleNotFoundError as error:  # of an extra: its name is told by check_installed
-        return not str(error.name or place).startswith(("src.", "torchvision."))
-    if room is None:
-        family = import_module(FAMILIES[place].rpartition(".")[0])
-        parent = getattr(family, FAMILIES[place].rpartition(".")[2])
-        return isinstance(found, type) and issubclass(found, parent)
-    if not isinstance(found, type) and not (ROOMS[room] and isfunction(found)):
-        return False
-    home = str(found.__module__)
-    return f"{home}.".startswith(f"{room}.") and "._" not in home and found.__name__ == name
+        return not str(error.name or target).startswith(("src.", "torchvision."))
 
 
-def targets_of(node: Any) -> Iterator[str]:
-    """Yields every `_target_` of a plain configuration."""
-    if isinstance(node, list):
-        node = dict(enumerate(node))
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from targets_of(value)
+def found(target: str) -> Any:
+    """Returns the object of this name that a file may build, or None.
+
+    Raises:
+        ModuleNotFoundError: If its module needs one that is not installed.
+    """
+    place, _, name = target.rpartition(".")
+    if not all(word.isidentifier() and not word.startswith("_") for word in target.split(".")):
+        return None
+    if place in FAMILIES:
+        parent_place, _, parent = FAMILIES[place].rpartition(".")
+        family = getattr(import_module(parent_place), parent)
+        it = getattr(import_module(place), name, None)
+        return it if isinstance(it, type) and issubclass(it, family) else None
+    room = next((each for each in ROOMS if f"{place}.".startswith(f"{each}.")), None)
+    it = getattr(import_module(place), name, None) if room else None
+    if not isinstance(it, type) and not (room and ROOMS[room] and isfunction(it)):
+        return None
+    home = str(it.__module__)
+    ours = f"{home}.".startswith(f"{room}.") and "._" not in home and it.__name__ == name
+    return it if ours else None

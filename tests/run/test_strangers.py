@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from src.run import load_network
+from src.run.places import check_places
 from src.run.targets import admitted
 from tests import REPOSITORY
 from tests.conftest import Command
@@ -63,6 +65,69 @@ def test_nothing_but_ours_is_built(walk: str, place: str) -> None:
 def test_no_resolver_runs(text: str, place: str) -> None:
     with pytest.raises(ValueError, match="expected a checkpoint or run that builds"):
         admitted({"name": PLACES[place](text)}, "file")
+
+
+@pytest.mark.parametrize("node", [
+    {"_target_": "timm.create_model", "model_name": "x", "checkpoint_path": "file"},
+    {"_target_": "src.data.HuggingFace", "path": "a/b", "trust_remote_code": True},
+    {"_target_": "src.data.HuggingFace", "path": "a/b", "data_files": "file"},
+    {"_target_": "src.data.Torchvision", "root": "data", "annFile": "file"},
+    {"_target_": "torch.nn.Identity", "_partial_": "yes"},
+    {"_target_": "torch.nn.Identity", "_args_": {"a": 1}},
+    {"_target_": "torch.nn.Identity", "_convert_": {"_target_": "torch.nn.Identity"}},
+])  # fmt: skip
+def test_an_option_that_reads_or_runs_is_refused(node: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="expected a checkpoint or run that builds"):
+        admitted({"net": [node]}, "file")
+
+
+OUTSIDE = {
+    "an absolute path": "/etc",
+    "a path upwards": "data/../../secrets",
+    "a path upwards from data_dir": "${data_dir}/../secrets",
+    "a home": "~/secrets",
+    "a folder beside": "secrets/of/mine",
+    "a name that only begins alike": "${data_dir}_of_mine",
+}
+ARGUMENTS = {
+    "images": {"_target_": "src.data.ImageFolder", "path": None},
+    "a list": {"_target_": "src.data.ImageList", "path": None},
+    "its root": {"_target_": "src.data.ImageList", "path": "data/list", "root": None},
+    "downloads": {"_target_": "src.data.Torchvision", "root": None},
+    "a cache": {"_target_": "src.data.ImageData", "cache_dir": None},
+    "weights": {"_target_": "src.network.Network", "weights": None},
+    "a log": {"_target_": "src.loggers.CSVLogger", "save_dir": None},
+    "its place": {"_target_": "src.data.ImageFolder", "_args_": [None]},
+}
+
+
+def with_place(name: str, place: str) -> DictConfig:
+    """Returns a configuration whose node leads to a place."""
+    node = {key: place if value is None else value for key, value in ARGUMENTS[name].items()}
+    if "_args_" in node:
+        node["_args_"] = [place]
+    return OmegaConf.create({"run_dir": "run", "data_dir": "data", "data": {"train": [node]}})
+
+
+@pytest.mark.parametrize("place", OUTSIDE.values(), ids=OUTSIDE)
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_file_leads_to_no_other_place(name: str, place: str) -> None:
+    cfg, own = with_place(name, place), OmegaConf.create({})
+    with pytest.raises(ValueError, match=r"expected paths within the run directory and data_dir"):
+        check_places(cfg, own, "file", trust=False)
+    check_places(cfg, cfg, "file", trust=False)  # the command has the same
+    check_places(cfg, own, "file", trust=True)
+
+
+@pytest.mark.parametrize("place", ["data/a", "${data_dir}", "run/b", "data/../data/a", ".cache"])
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_file_leads_into_the_run_and_the_data(name: str, place: str) -> None:
+    check_places(with_place(name, place), OmegaConf.create({}), "file", trust=False)
+
+
+def test_weights_of_torchvision_are_no_place() -> None:
+    cfg = with_place("weights", "ResNet50_Weights.IMAGENET1K_V1")
+    check_places(cfg, OmegaConf.create({}), "file", trust=False)
 
 
 def test_other_objects_are_refused() -> None:
