@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from src.network.tracing import Call

@@ -154,17 +154,7 @@ class Network(nn.Module):
             )
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
-        generator = torch.Generator().manual_seed(0)
-        image = torch.rand(2, *self.image_shape, generator=generator, device="cpu").to(self.mean)
-        with in_mode(net, training=False):
-            root, logits = self._dry_run(image, training=False)
-            head = find_head(root, logits)
-            self.head_is_linear = is_linear(head.module, head.inputs[0][0])
-        self.head_path = head.path
-        paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
-        self.places = find_blocks(root, paths, self.image_shape)
-        self.num_classes = logits.shape[1]
-        self._check_training(image, logits.shape)
+        self._dry_run(blocks)
         self.norm_ratio: dict[str, float] = {}
 
     @property
@@ -294,33 +284,48 @@ class Network(nn.Module):
             )
         self.norm_ratio = {block: state[block] for block in self.blocks} if state else {}
 
-    def _dry_run(self, image: Tensor, *, training: bool) -> tuple[Call, Any]:
-        """Runs the network once; neither its state nor torch's random state changes."""
+    def _dry_run(self, blocks: str | Sequence[str] | None) -> None:
+        """Finds head and blocks; the network's state and torch's random state do not change."""
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(2, *self.image_shape, generator=generator, device="cpu").to(self.mean)
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):
+            with in_mode(self.net, training=False):
+                root, logits = self._trace(image, training=False)
+                head = find_head(root, logits)
+                self.head_is_linear = is_linear(head.module, head.inputs[0][0])
+            self.head_path = head.path
+            self.num_classes = logits.shape[1]
+            paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
+            self.places = find_blocks(root, paths, self.image_shape)
+            self._check_training(image)
+
+    def _trace(self, image: Tensor, *, training: bool) -> tuple[Call, Any]:
+        """Runs the network once, while training with copies of its buffers."""
         state = {name: b.clone() for name, b in self.named_buffers()} if training else {}
         when, advice = "", "correct image_shape, or choose another net"
         if training:
             when, advice = " while training", "switch off what it adds then, or choose another net"
         try:
-            with torch.random.fork_rng([image.device] if image.is_cuda else []):
-                return trace(
-                    self.net, lambda: functional_call(self, state, (image,)), training=training
-                )
+            return trace(
+                self.net, lambda: functional_call(self, state, (image,)), training=training
+            )
         except Exception as error:  # a net can raise anything
             raise ValueError(
                 f"expected a {type(self.net).__name__} that takes images of image_shape "
                 f"{self.image_shape}{when}, got {type(error).__name__}: {error}; {advice}"
             ) from error
 
-    def _check_training(self, image: Tensor, shape: torch.Size) -> None:
+    def _check_training(self, image: Tensor) -> None:
         """Checks that training mode gives logits too, those of the head if it returns more."""
-        root, logits = self._dry_run(image, training=True)
+        shape = (len(image), self.num_classes)
+        root, logits = self._trace(image, training=True)
         fits = isinstance(logits, Tensor) and logits.shape == shape
         if fits and logits is not root.output[0]:
             head = call_of_head(root, logits)
             fits = head is not None and head.path == self.head_path
         if not fits:
             raise ValueError(
-                f"expected a {type(self.net).__name__} that returns the logits {tuple(shape)} of "
+                f"expected a {type(self.net).__name__} that returns the logits {shape} of "
                 f"{self.head_path!r} while training too, got a {type(root.output[0]).__name__} "
                 "that has none in the first place; switch off what it adds then, or wrap it"
             )

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from src.classifier import FORMAT, Classifier
+from src.network.weights import check_finite
 from src.records.atomic import try_to_write
 from src.run.upgrade import upgraded
 
@@ -44,7 +45,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint of `src.train`, or was made by a later version.
+        ValueError: If it is not a checkpoint of `src.train`, was made by a later version, or has
+            weights that are not finite.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -56,7 +58,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (UnpicklingError, EOFError, RuntimeError):  # whose message advises to trust the file
         checkpoint = None
     parts = {"config", "state_dict"}
-    if not isinstance(checkpoint, dict) or not all(checkpoint.get(part) for part in parts):
+    if not isinstance(checkpoint, dict) or not all(
+        checkpoint.get(part) and isinstance(checkpoint[part], dict) for part in parts
+    ):
         raise ValueError(
             f"expected a checkpoint of src.train, which holds its configuration, got {path}, "
             "which is none or is incomplete; use the other one (best.ckpt, last.ckpt), or "
@@ -67,6 +71,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"expected a checkpoint of format {FORMAT} or before, got {checkpoint['format']} in "
             f"{path}; it was made by a later version: update this one"
         )
+    check_finite(checkpoint["state_dict"], path)
     return checkpoint | {"config": upgraded(checkpoint["config"])}
 
 
