@@ -294,7 +294,7 @@ class Network(nn.Module):
                 head = find_head(root, logits)
                 self.head_is_linear = is_linear(head.module, head.inputs[0][0])
             self.head_path = head.path
-            self.num_classes = logits.shape[1]
+            self.num_classes: int = logits.shape[1]
             paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
             self.places = find_blocks(root, paths, self.image_shape)
             self._check_training(image)

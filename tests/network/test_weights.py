@@ -179,9 +179,7 @@ def test_minus_infinity_may_be_a_mask_but_nan_and_infinity_are_no_weights(tmp_pa
     for number, refused in ((torch.nan, True), (torch.inf, True), (-torch.inf, False)):
         state = {"0.weight": torch.tensor([[1, number], [1, 1]]), "0.bias": torch.zeros(2)}
         torch.save(state, tmp_path / "file.pth")
-        with (
-            pytest.raises(ValueError, match="NaN or infinity in 0") if refused else nothing
-        ):
+        with pytest.raises(ValueError, match="NaN or infinity in 0") if refused else nothing:
             load_weights(net, tmp_path / "file.pth")
 
 
