@@ -43,11 +43,14 @@ class Detector(nn.Module):
             it reads no single block.
         fit_on: The part of the ID images that `update` receives.
         compares_classes: Whether the score compares classes and is constant for a single one.
+        needs_linear_head: Whether it computes with the weight or bias of the head, which must then
+            be all that the head does. What asks for logits calls `network.logits_of` instead.
     """
 
     at: str | None = None
     fit_on: Literal["train", "validation"] = "train"
     compares_classes: bool = False
+    needs_linear_head: bool = False
 
     def named_blocks(self) -> tuple[str, ...]:
         """Returns the blocks that the arguments name: module paths, "selected", "each_block"."""
@@ -57,7 +60,8 @@ class Detector(nn.Module):
         """Checks that the arguments fit the network; `Benchmark` calls it before any training.
 
         Raises:
-            ValueError: If a named block does not exist, or the network has too few classes.
+            ValueError: If a named block does not exist, the network has too few classes, or its
+                head does more than the detector reckons with.
         """
         for block in self.named_blocks():
             if block != "selected":  # the selection may come later
@@ -67,6 +71,12 @@ class Detector(nn.Module):
                 "expected a network of at least two classes, got one, for which the score of "
                 f"{type(self).__name__} is constant; choose a detector of features, norms or "
                 "distances"
+            )
+        if self.needs_linear_head and not network.head_is_linear:
+            raise ValueError(
+                f"expected a head that is its weight times the feature plus its bias, with which "
+                f"{type(self).__name__} computes, got {type(network.head).__name__}, which does "
+                "more; leave this detector out, or choose one of logits or distances"
             )
 
     def prepare(self, network: Network) -> None:

@@ -176,12 +176,13 @@ class GradNorm(Detector):
     Fitted on:
         Nothing.
     Needs:
-        Logits, penultimate feature.
+        Logits, penultimate feature, linear head.
     Differs:
         The authors run a backward pass for each image. As in their code, the targets sum to K.
     """
 
     compares_classes = True
+    needs_linear_head = True
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
@@ -189,6 +190,7 @@ class GradNorm(Detector):
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) norms, at least 0."""
+        self.check(seen.network)
         probability = log_probability(seen.logits / self.temperature).exp()
         surplus = (probability.shape[1] * probability - 1).abs().sum(dim=1)
         return seen.feature.double().abs().sum(dim=1) * surplus / self.temperature

@@ -72,7 +72,7 @@ class NAC(Detector):
     Fitted on:
         All ID training images.
     Needs:
-        Penultimate feature, logits, head.
+        Penultimate feature, logits, linear head.
     Differs:
         Reads the penultimate layer alone. The authors average over four layers, each with
         constants tuned on OOD data, and need a backward pass for three of them. They fit on 1,000
@@ -81,6 +81,7 @@ class NAC(Detector):
     """
 
     compares_classes = True
+    needs_linear_head = True
 
     def __init__(self, *, alpha: float = 100.0, bins: int = 50, threshold: float = 50.0) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from src.detectors.base import Detector
-from src.detectors.shaping import check_percent, head_of
+from src.detectors.shaping import check_percent
 from src.detectors.wrapper import Wrapper
 from src.metrics.statistics import Bank
 from src.network import ForwardPass, Network
@@ -140,8 +140,8 @@ class AdaSCALE(Detector):
         part = strongest.gather(1, kept[:, None] - 1)
         ratio = torch.where(part > 0, active.sum(dim=1, keepdim=True) / part, 1)
         if self.variant == "a":
-            return head_of(seen.network, feature * ratio.exp()).logsumexp(dim=1)
-        return (ratio.square() * head_of(seen.network, feature)).logsumexp(dim=1)
+            return seen.network.logits_of(feature * ratio.exp()).logsumexp(dim=1)
+        return (ratio.square() * seen.network.logits_of(feature)).logsumexp(dim=1)
 
     def _shift(self, seen: ForwardPass) -> Tensor:
         """Returns the (B,) quantity Q of each image."""

@@ -78,12 +78,13 @@ class FDBD(Detector):
     Fitted on:
         All ID training images.
     Needs:
-        Penultimate feature, logits, head.
+        Penultimate feature, logits, linear head.
     Differs:
         Two classes with the same weights have no boundary and are ignored.
     """
 
     compares_classes = True
+    needs_linear_head = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,10 +127,12 @@ class NCI(Detector):
     Fitted on:
         All ID training images.
     Needs:
-        Penultimate feature, logits, head.
+        Penultimate feature, logits, linear head.
     Differs:
         The authors choose alpha for each network on validation data; 0.0001 is OpenOOD's default.
     """
+
+    needs_linear_head = True
 
     def __init__(self, alpha: float = 1e-4) -> None:
         super().__init__()
@@ -143,6 +146,7 @@ class NCI(Detector):
 
     def fit(self, network: Network) -> None:
         """Computes the mean."""
+        self.check(network)
         self.mean = self.average.compute()
 
     def score(self, seen: ForwardPass) -> Tensor:
@@ -177,11 +181,13 @@ class CADRef(Detector):
     Fitted on:
         All ID training images. They are grouped by predicted class.
     Needs:
-        Penultimate feature, logits, head.
+        Penultimate feature, logits, linear head.
     Differs:
         Energy is one of the four logit scores that the authors offer. It is at least 1e-6 times
         its ID mean. A class that is never predicted takes the mean of all images.
     """
+
+    needs_linear_head = True
 
     def __init__(self, *, decouple: bool = True) -> None:
         super().__init__()
@@ -196,6 +202,7 @@ class CADRef(Detector):
 
     def fit(self, network: Network) -> None:
         """Computes the class means and the mean energy."""
+        self.check(network)
         self.mean = filled(self.sums)
         self.energy = self.energies.compute().squeeze()
         if self.energy <= 0:

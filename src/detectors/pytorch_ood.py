@@ -8,7 +8,7 @@ from inspect import Parameter, signature
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from src.detectors.base import Detector
@@ -32,8 +32,8 @@ class PytorchOOD(Detector):
         bank_size: Number of ID images to fit on, chosen by hashed index. None takes all.
 
     Raises:
-        ValueError: In `check`, if an argument of the constructor is missing or unknown; in
-            `update`, if an image is unlabelled.
+        ValueError: In `check`, if an argument of the constructor is missing or unknown, or the
+            head does more than its weight and bias; in `update`, if an image is unlabelled.
 
     Source:
         Kirchheim, Filax and Ortmeier, "PyTorch-OOD: A Library for Out-of-Distribution Detection
@@ -56,6 +56,9 @@ class PytorchOOD(Detector):
         for representation in ("logits", "features", "feature_maps"):
             if hasattr(self.kind, f"predict_{representation}"):
                 self.takes = representation
+        asked = signature(self.kind).parameters
+        reads_weight = "head" in asked and asked["head"].annotation is nn.Linear
+        self.needs_linear_head = "w" in asked or reads_weight
         self.bank = Bank(bank_size)
         self.made: Any = None
         self.learns("row", "label")

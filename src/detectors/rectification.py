@@ -167,11 +167,13 @@ class DICE(LearnedShaping):
     Fitted on:
         All ID training images.
     Needs:
-        Penultimate feature, head.
+        Penultimate feature, linear head.
     Differs:
         A contribution equal to the threshold is kept, so that `percent=0` leaves the network
         unchanged.
     """
+
+    needs_linear_head = True
 
     def __init__(self, detector: Detector | None = None, *, percent: float = 90.0) -> None:
         super().__init__(detector)
@@ -186,6 +188,7 @@ class DICE(LearnedShaping):
 
     def fit(self, network: Network) -> None:
         """Computes the sparse weights of the head."""
+        self.check(network)
         weight = network.head.weight.detach().double()
         contribution = weight * self.mean.compute()
         self.weight = weight * (contribution >= percentile(contribution, self.percent))

@@ -1,18 +1,17 @@
 """Detectors that change the penultimate feature and score the logits of the changed feature."""
 
-__all__ = ["ASH", "SCALE", "Shaping", "check_percent", "head_of"]
+__all__ = ["ASH", "SCALE", "Shaping", "check_percent"]
 
 from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from src.detectors.base import Detector
 from src.detectors.logits import Energy
 from src.detectors.wrapper import Wrapper
-from src.network import ForwardPass, Network
+from src.network import ForwardPass
 
 
 class Shaping(Wrapper):
@@ -32,7 +31,7 @@ class Shaping(Wrapper):
     def reshaped(self, seen: ForwardPass) -> ForwardPass:
         """Returns the pass of a network that continues from the changed feature."""
         feature = self.shape(seen).double()
-        return replace(seen, feature=feature, logits=head_of(seen.network, feature))
+        return replace(seen, feature=feature, logits=seen.network.logits_of(feature))
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
         """Passes the changed batch to the wrapped detector."""
@@ -41,14 +40,6 @@ class Shaping(Wrapper):
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) scores of the wrapped detector."""
         return self.detector.score(self.reshaped(seen))
-
-
-def head_of(network: Network, feature: Tensor) -> Tensor:
-    """Returns the (B, K) logits of penultimate features (B, D), in the feature's precision."""
-    bias = network.head.bias
-    return F.linear(
-        feature, network.head.weight.to(feature.dtype), None if bias is None else bias.to(feature)
-    )
 
 
 def check_percent(**percents: float) -> None:

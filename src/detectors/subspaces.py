@@ -33,11 +33,13 @@ class Residual(Detector):
     Fitted on:
         All ID training images.
     Needs:
-        Penultimate feature, head.
+        Penultimate feature, linear head.
     Differs:
         OpenOOD fits on validation images and takes 512 dimensions, which leaves nothing of a
         feature of width 512.
     """
+
+    needs_linear_head = True
 
     def __init__(self, dimension: int | None = None) -> None:
         super().__init__()
@@ -79,6 +81,7 @@ class Residual(Detector):
 
     def fit(self, network: Network) -> None:
         """Computes the origin and the subspace."""
+        self.check(network)
         principal = self.principal_of(network)
         weight, bias = network.head.weight.detach().double(), network.head.bias
         size = weight.shape[1]
@@ -126,7 +129,7 @@ class ViM(Residual):
     Fitted on:
         All ID training images. Alpha takes 10,000 of them.
     Needs:
-        Penultimate feature, logits, head.
+        Penultimate feature, logits, linear head.
     """
 
     def __init__(self, dimension: int | None = None) -> None:

@@ -1,6 +1,6 @@
 """The blocks of a network: which modules they are, and how to read their outputs."""
 
-__all__ = ["Place", "find_blocks", "find_head", "propose_blocks"]
+__all__ = ["Place", "find_blocks", "propose_blocks"]
 
 import math
 import re
@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from src.network.tracing import Call
@@ -45,23 +44,6 @@ class Place:
         if self.layout == "tokens":
             return output[:, self.class_tokens :].mT.unsqueeze(3)
         return output
-
-
-def find_head(root: Call, logits: Tensor) -> str:
-    """Returns the path of the `nn.Linear` that returned the logits.
-
-    Raises:
-        ValueError: If no `nn.Linear` returned them.
-    """
-    for call in root:
-        if isinstance(call.module, nn.Linear) and isinstance(logits, Tensor) and logits.dim() == 2:
-            output = call.output[0]
-            if output.shape == logits.shape and torch.equal(output, logits):
-                return call.path
-    raise ValueError(
-        "expected a network whose last step is an nn.Linear that returns the logits (B, K), got "
-        f"{type(root.module).__name__}, where none does; wrap it so that its head comes last"
-    )
 
 
 def find_blocks(

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from src.metrics.norm_ratio import feature_norm
-from src.network.blocks import Place, find_blocks, find_head, propose_blocks
-from src.network.tracing import tap, trace
+from src.network.blocks import Place, find_blocks, propose_blocks
+from src.network.head import call_of_head, find_head, head_logits, is_linear, logits_in
+from src.network.tracing import Call, in_mode, tap, trace
 from src.network.weights import load_weights
 from src.records.selection import select
 
@@ -94,13 +96,14 @@ class ForwardPass:
 class Network(nn.Module):
     """A classifier that owns its input normalisation, its blocks and its block selection.
 
-    One forward pass at construction finds or checks the blocks, sorts them into execution order
-    and determines how to read their outputs (`places`), so that maps and tokens of every layout
-    appear as (B, C, H, W).
+    A dry run at construction finds or checks the blocks, sorts them into execution order and
+    determines how to read their outputs (`places`), so that maps and tokens of every layout
+    appear as (B, C, H, W). It also runs training mode once, where some networks return more.
 
     Args:
         net: Classifier that maps normalised images (B, C, H, W) to logits (B, K) and ends in
-            `nn.Linear`.
+            `nn.Linear` or a subclass. It may return them as `logits` of a model output, or first
+            in a tuple; the rest, such as the output of auxiliary heads, is not used.
         blocks: Candidate blocks: a regular expression over module paths, or a list of paths. None
             uses `propose_blocks`.
         image_shape: (C, H, W) of the images.
@@ -109,10 +112,15 @@ class Network(nn.Module):
         weights: Weights to load into `net`: a file, or a name in torchvision such as
             "ResNet50_Weights.IMAGENET1K_V1".
 
+    Attributes:
+        head_is_linear: Whether the head is its weight times the feature plus its bias, and no
+            more. Not so a cosine head or one with a scale.
+
     Raises:
         ValueError: If the net does not take such images, a block does not exist, does not run
             exactly once or does not return a feature map, if no linear layer produces the logits,
-            or if the weights do not fit.
+            if they are not finite or those of training have another shape, or if the weights do
+            not fit.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -146,17 +154,7 @@ class Network(nn.Module):
             )
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
-        try:
-            root, logits = trace(net, lambda: self(torch.zeros(2, *self.image_shape)))
-        except RuntimeError as error:
-            raise ValueError(
-                f"expected a {type(net).__name__} that takes images of image_shape "
-                f"{self.image_shape}, got: {error}; correct image_shape, or choose another net"
-            ) from error
-        self.head_path = find_head(root, logits)
-        paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
-        self.places = find_blocks(root, paths, self.image_shape)
-        self.num_classes = logits.shape[1]
+        self._dry_run(blocks)
         self.norm_ratio: dict[str, float] = {}
 
     @property
@@ -171,8 +169,15 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns logits (B, K) of images (B, C, H, W) in [0, 1]."""
-        logits: Tensor = self.net((image - self.mean) / self.std)
+        logits: Tensor = logits_in(self.net((image - self.mean) / self.std))
         return logits
+
+    def logits_of(self, feature: Tensor) -> Tensor:
+        """Returns the (B, K) logits of penultimate features (B, D), in the feature's precision.
+
+        The head's own forward computes them, whatever it does.
+        """
+        return head_logits(self.head, feature)
 
     def observe(
         self,
@@ -278,6 +283,52 @@ class Network(nn.Module):
                 f"{', '.join(state)}; load into the network that was trained"
             )
         self.norm_ratio = {block: state[block] for block in self.blocks} if state else {}
+
+    def _dry_run(self, blocks: str | Sequence[str] | None) -> None:
+        """Finds head and blocks; the network's state and torch's random state do not change."""
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(2, *self.image_shape, generator=generator, device="cpu").to(self.mean)
+        with torch.random.fork_rng([image.device] if image.is_cuda else []):
+            with in_mode(self.net, training=False):
+                root, logits = self._trace(image, training=False)
+                head = find_head(root, logits)
+                self.head_is_linear = is_linear(head.module, head.inputs[0][0])
+            self.head_path = head.path
+            self.num_classes: int = logits.shape[1]
+            paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
+            self.places = find_blocks(root, paths, self.image_shape)
+            self._check_training(image)
+
+    def _trace(self, image: Tensor, *, training: bool) -> tuple[Call, Any]:
+        """Runs the network once, while training with copies of its buffers."""
+        state = {name: b.clone() for name, b in self.named_buffers()} if training else {}
+        when, advice = "", "correct image_shape, or choose another net"
+        if training:
+            when, advice = " while training", "switch off what it adds then, or choose another net"
+        try:
+            return trace(
+                self.net, lambda: functional_call(self, state, (image,)), training=training
+            )
+        except Exception as error:  # a net can raise anything
+            raise ValueError(
+                f"expected a {type(self.net).__name__} that takes images of image_shape "
+                f"{self.image_shape}{when}, got {type(error).__name__}: {error}; {advice}"
+            ) from error
+
+    def _check_training(self, image: Tensor) -> None:
+        """Checks that training mode gives logits too, those of the head if it returns more."""
+        shape = (len(image), self.num_classes)
+        root, logits = self._trace(image, training=True)
+        fits = isinstance(logits, Tensor) and logits.shape == shape
+        if fits and logits is not root.output[0]:
+            head = call_of_head(root, logits)
+            fits = head is not None and head.path == self.head_path
+        if not fits:
+            raise ValueError(
+                f"expected a {type(self.net).__name__} that returns the logits {shape} of "
+                f"{self.head_path!r} while training too, got a {type(root.output[0]).__name__} "
+                "that has none in the first place; switch off what it adds then, or wrap it"
+            )
 
 
 def _per_channel(value: float | Sequence[float], channels: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Observing a forward pass: hooks on some modules, or a record of all module calls."""
 
-__all__ = ["Call", "tap", "trace"]
+__all__ = ["Call", "in_mode", "tap", "trace"]
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -78,13 +78,28 @@ class Call:
         return handed_on and self.output[0] is last[0] and self.output[1] == last[1]
 
 
+@contextmanager
+def in_mode(net: nn.Module, *, training: bool) -> Iterator[None]:
+    """Inside, a network is in training or evaluation mode; then each module is as it was."""
+    modes = {module: module.training for module in net.modules()}
+    net.train(training)
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 @torch.no_grad()
-def trace(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Call, Tensor]:
-    """Runs `forward` once in evaluation mode; modes and BatchNorm statistics do not change.
+def trace(
+    net: nn.Module, forward: Callable[[], Tensor], *, training: bool = False
+) -> tuple[Call, Tensor]:
+    """Runs `forward` once in evaluation or training mode; the modes do not change.
 
     Args:
         net: Network to trace.
         forward: Runs `net` on a batch of two images and returns the logits.
+        training: Whether the network is in training mode.
 
     Returns:
         The call of `net`, and the logits.
@@ -101,15 +116,12 @@ def trace(net: nn.Module, forward: Callable[[], Tensor]) -> tuple[Call, Tensor]:
         call.output = (output, output._version if isinstance(output, Tensor) else 0)
         open_calls[-1].inside.append(call)
 
-    modes = {module: module.training for module in net.modules()}  # some may be in evaluation mode
     handles = [module.register_forward_pre_hook(before) for module in net.modules()]
     handles += [module.register_forward_hook(after) for module in net.modules()]
-    net.eval()
     try:
-        logits = forward()
+        with in_mode(net, training=training):
+            logits = forward()
     finally:
         for handle in handles:
             handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return open_calls[0].inside[0], logits

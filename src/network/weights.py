@@ -1,6 +1,6 @@
 """Weights trained elsewhere: read without running code, unwrapped, loaded whole or not at all."""
 
-__all__ = ["load_weights"]
+__all__ = ["check_finite", "load_weights"]
 
 import re
 import sys
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present as drop_prefix
 
+from src.network.safetensors import is_safetensors, read_safetensors
+
 State = dict[str, Any]
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")  # in torchvision's files
 SHOWN = 3  # differences of each kind in an error message
@@ -24,9 +26,9 @@ def load_weights(net: nn.Module, weights: str | Path) -> None:
     """Loads weights into a network, which stays unchanged if they do not fit.
 
     A file may hold a state dict or a dict around one (`{'state_dict': ...}`, as the authors' code,
-    timm and Lightning write it). Prefixes that a wrapper added to the keys (`module.`,
-    `_orig_mod.`, `network.net.`) are removed. The file is read with `weights_only=True`, so that
-    no code in it runs.
+    timm and Lightning write it), or be one of safetensors. Prefixes that a wrapper added to the
+    keys (`module.`, `_orig_mod.`, `network.net.`) are removed. The file is read with
+    `weights_only=True`, so that no code in it runs.
 
     Args:
         net: Network that receives the weights.
@@ -53,18 +55,33 @@ def load_weights(net: nn.Module, weights: str | Path) -> None:
             f"expected the {len(own)} entries of {type(net).__name__}, got {weights}, of which "
             f"{_misfit(own, state) or ' '.join(str(error).split())}"
         ) from None
-    loaded = net.state_dict()
-    if broken := [key for key in own if not loaded[key].isfinite().all()]:
+    try:
+        check_finite(net.state_dict(), weights)
+    except ValueError:
         net.load_state_dict(own)
-        raise ValueError(
-            f"expected finite weights, got NaN or infinity in {broken[0]} of {weights}; fetch it "
-            "again, or take an earlier checkpoint of that training"
-        )
+        raise
+
+
+def check_finite(state: Mapping[str, Any], source: object) -> None:
+    """Refuses a state dict with a value that training left undefined.
+
+    Raises:
+        ValueError: If a tensor holds NaN or infinity; minus infinity may mask an attention.
+    """
+    for name, value in state.items():
+        dense = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+        if dense and value.is_floating_point() and not (value.float() < torch.inf).all():
+            raise ValueError(
+                f"expected finite weights, got NaN or infinity in {name} of {source}; fetch it "
+                "again, or take an earlier checkpoint of that training"
+            )
 
 
 def _read(path: Path) -> Any:
     with path.open("rb") as file:
         try:
+            if is_safetensors(file):
+                return read_safetensors(file)
             with torch.serialization.safe_globals([Namespace]):  # timm stores the command line
                 return torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # a broken file can raise anything

@@ -32,8 +32,9 @@ def load_network(source: str) -> Network:
     Raises:
         FileNotFoundError: If there is neither such a file nor such a name.
         ConnectionError: If the download fails.
-        ValueError: If the file does not match its digest, is no checkpoint, or has a
-            configuration that calls anything a training of this project does not call.
+        ValueError: If the file does not match its digest, is no checkpoint, has weights that are
+            not finite, or has a configuration that calls anything a training of this project does
+            not call.
     """
     path = local_file(source)
     checkpoint = load_checkpoint(path)

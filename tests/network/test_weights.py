@@ -1,6 +1,8 @@
 """Laws of foreign weights: every layout loads, no code runs, a misfit is told with its cause."""
 
+import base64
 import contextlib
+import json
 import pickle
 import random
 import re
@@ -25,6 +27,7 @@ pytestmark = [  # of torch, at files made to be odd
     pytest.mark.filterwarnings("ignore:Validating sparse tensor"),
 ]
 State = dict[str, Tensor]
+nothing = contextlib.nullcontext()
 
 
 def resnet(**arguments: Any) -> ResNet:
@@ -91,6 +94,93 @@ def test_every_layout_loads(layout: str, trained: ResNet, tmp_path: Path) -> Non
     assert same(net, trained) or not counted
     image = torch.rand(4, 3, 16, 16)
     assert net.eval()(image).equal(trained(image))
+
+
+# by safetensors 0.8.0: metadata, a (2, 2) float32, a (2,) float16
+SAVED = base64.b64decode(
+    "oAAAAAAAAAB7Il9fbWV0YWRhdGFfXyI6eyJmb3JtYXQiOiJwdCJ9LCJmYy53ZWlnaHQiOnsiZHR5cGUiOiJGMzIiLCJz"
+    "aGFwZSI6WzIsMl0sImRhdGFfb2Zmc2V0cyI6WzAsMTZdfSwiZmMuYmlhcyI6eyJkdHlwZSI6IkYxNiIsInNoYXBlIjpb"
+    "Ml0sImRhdGFfb2Zmc2V0cyI6WzE2LDIwXX19ICAgAACAPwAAAEAAAEBAAACAQAA4ALg="
+)
+
+
+def safetensors(header: Any, data: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(begin: int, end: int, shape: Any = (1,), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "blob"])
+def test_a_file_of_the_safetensors_package_loads(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(SAVED)
+    net = nn.Sequential()
+    net.add_module("fc", nn.Linear(2, 2))
+    load_weights(net, tmp_path / name)
+    assert net.fc.weight.tolist() == [[1, 2], [3, 4]]
+    assert net.fc.bias.tolist() == [0.5, -0.5]
+
+
+def test_every_type_and_shape_of_safetensors_is_read(trained: ResNet, tmp_path: Path) -> None:
+    state = {f"model.{key}": value for key, value in trained.state_dict().items()}
+    header, data = {}, b""
+    names = {torch.float32: "F32", torch.int64: "I64"}
+    for key, value in state.items():
+        raw = value.numpy().tobytes()
+        header[key] = entry(len(data), len(data) + len(raw), value.shape, names[value.dtype])
+        data += raw
+    (tmp_path / "file").write_bytes(safetensors(header, data))
+    net = resnet()
+    load_weights(net, tmp_path / "file")
+    assert same(net, trained)
+
+
+MALFORMED: dict[str, bytes] = {
+    "shorter than its tensors": safetensors({"a": entry(0, 4)}, bytes(3)),
+    "longer than its tensors": safetensors({"a": entry(0, 4)}, bytes(5)),
+    "a header behind its end": (9_000).to_bytes(8, "little") + b"{}",
+    "a header of all memory": (2**63).to_bytes(8, "little") + b"{}",
+    "deep": safetensors(b'{"a":' * 200_000 + b"1" + b"}" * 200_000, b""),
+    "cut text": safetensors(b'{"a":', b""),
+    "no text": safetensors(b'{"\xff":1}', b""),
+    "no entry": safetensors({"a": None}, b""),
+    "overlap": safetensors({"a": entry(0, 4), "b": entry(0, 4)}, bytes(4)),
+    "a gap": safetensors({"a": entry(4, 8)}, bytes(8)),
+    "reversed": safetensors({"a": entry(4, 0)}, bytes(4)),
+    "before the file": safetensors({"a": entry(-4, 0)}, b""),
+    "a thousand million values": safetensors({"a": entry(0, 4, [10**9])}, bytes(4)),
+    "as much in bytes": safetensors({"a": entry(0, 4 * 10**9, [10**9])}, bytes(4)),
+    "huge and empty": safetensors({"a": entry(0, 0, [0, 2**62, 2**62])}, b""),
+    "negative sides": safetensors({"a": entry(0, 4, [-1, -1])}, bytes(4)),
+    "a fraction": safetensors({"a": entry(0, 4, [1.0])}, bytes(4)),
+    "a truth": safetensors({"a": entry(0, 4, [True])}, bytes(4)),
+    "words": safetensors({"a": entry(0, 4, "1")}, bytes(4)),
+    "many sides": safetensors({"a": entry(0, 4, [1] * 1000)}, bytes(4)),
+    "an unknown type": safetensors({"a": entry(0, 4, [1], "F3")}, bytes(4)),
+    "a type that is a list": safetensors({"a": entry(0, 4, [1], [])}, bytes(4)),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("fault", MALFORMED)
+def test_malformed_safetensors_are_refused_at_once(fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(MALFORMED[fault])
+    with pytest.raises(
+        ValueError, match=r"expected a file of weights alone, got .*fetch it again"
+    ):
+        load_weights(resnet(), path)
+
+
+def test_minus_infinity_may_be_a_mask_but_nan_and_infinity_are_no_weights(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    for number, refused in ((torch.nan, True), (torch.inf, True), (-torch.inf, False)):
+        state = {"0.weight": torch.tensor([[1, number], [1, 1]]), "0.bias": torch.zeros(2)}
+        torch.save(state, tmp_path / "file.pth")
+        with pytest.raises(ValueError, match="NaN or infinity in 0") if refused else nothing:
+            load_weights(net, tmp_path / "file.pth")
 
 
 def test_a_checkpoint_of_ours_is_weights_like_any_other(trained: ResNet, tmp_path: Path) -> None:

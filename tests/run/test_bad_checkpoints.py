@@ -52,6 +52,10 @@ def spoil_the_head(checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"][HEAD][0, 0] = torch.nan
 
 
+def overflow_in_the_head(checkpoint: dict[str, Any]) -> None:
+    checkpoint["state_dict"][HEAD][0] = 3e38
+
+
 NONE = ["expected a checkpoint of src.train", "which is none or is incomplete; use the other one"]
 
 CHANGED = {
@@ -81,6 +85,12 @@ CHANGED = {
         [],
         ["expected weights of ResNet as configured", f'"{HEAD}"', "leave out net="],
     ),
+    "a weight that is NaN": (
+        spoil_the_head,
+        [],
+        [f"expected finite weights, got NaN or infinity in {HEAD} of", "an earlier checkpoint"],
+    ),
+    "weights in a list": (lambda c: c.update(state_dict=[1]), [], NONE),
     "a wider network": (
         lambda c: None,
         ["net.net.width=8"],
@@ -236,6 +246,12 @@ def unfinished(finished_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "unfinished"
 
 
+def spoiled(path: Path) -> None:
+    checkpoint = torch.load(path, weights_only=True)
+    spoil_the_head(checkpoint)
+    torch.save(checkpoint, path)
+
+
 def later_format(path: Path) -> None:
     torch.save(torch.load(path, weights_only=True) | {"format": 99}, path)
 
@@ -244,6 +260,7 @@ RESUMED = {
     "cut short": (cut, [], [*NONE, "(best.ckpt, last.ckpt)"]),
     "empty": (lambda path: path.write_bytes(b""), [], NONE),
     "a later version": (later_format, [], ["of format 2 or before, got 99 in", "update this one"]),
+    "NaN": (spoiled, [], [f"expected finite weights, got NaN or infinity in {HEAD} of"]),
     "another wish beside it": (
         lambda path: None,
         ["trainer.max_epochs=50"],
@@ -282,11 +299,11 @@ def test_a_run_cannot_go_on_that_is_not_there_or_is_finished(
 def test_nan_scores_are_kept_to_look_at_but_never_become_a_result(
     broken: Callable[[Change], Path], tmp_path: Path, command: Callable[..., None]
 ) -> None:
-    run = tmp_path / "run"
+    run, path = tmp_path / "run", broken(overflow_in_the_head)
     with pytest.raises(ValueError, match=r"finite scores, got NaN .*'msp' on 'id'; .* inspect it"):
-        command("src.evaluate", f"checkpoint={broken(spoil_the_head)}", f"hydra.run.dir={run}")
+        command("src.evaluate", f"checkpoint={path}", f"hydra.run.dir={run}")
     with np.load(run / "scores.npz") as table:
-        columns = table["detectors"][np.isnan(table["score"]).any(axis=0)]
+        columns = table["detectors"][~np.isfinite(table["score"]).all(axis=0)]
     assert set(columns) == {"msp", "maxlogit", "energy"}
     assert not {"metrics.json", "ood.csv"} & {path.name for path in run.iterdir()}
 
