@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Literal
 
@@ -17,6 +17,8 @@ from PIL import Image, JpegImagePlugin
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
+
+from src.data.opening import MAX_PIXELS, check_pixels
 
 OnCorrupt = Literal["refuse", "skip"]
 SMALL = 96 * 96  # pixels; below this size, threads cost more than they gain (measured)
@@ -79,12 +81,14 @@ class View:
             centre is then cropped. None squashes the whole picture.
         codec: Codec that compresses each picture; None leaves it as it is.
         codec_last: Whether pictures are compressed after the resize, not before it.
+        max_pixels: Largest number of pixels of a picture, before and after the resize.
     """
 
     size: int
     short_side: int | None = None
     codec: Codec | None = None
     codec_last: bool = True
+    max_pixels: int = field(default=MAX_PIXELS, repr=False)
 
     def __str__(self) -> str:
         """Returns a description."""
@@ -96,26 +100,37 @@ class View:
         return f"{how}, bilinear" + (f"; {codec}" if self.codec else "")
 
     def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Returns (3, size, size) uint8 pixels of an opened file."""
+        """Returns (3, size, size) uint8 pixels of an opened file.
+
+        Raises:
+            ValueError: If it has more than `max_pixels`, or pixels that `rgb` refuses.
+        """
+        check_pixels(picture.size, self.max_pixels)
         picture = rgb(picture)
         if self.codec and not self.codec_last:
             picture = self.codec(picture)
-        picture = resized(picture, self.size, self.short_side)
+        picture = resized(picture, self.size, self.short_side, self.max_pixels)
         if self.codec and self.codec_last:
             picture = self.codec(picture)
         return np.asarray(picture).transpose(2, 0, 1)
 
 
-def resized(picture: Image.Image, size: int, short_side: int | None) -> Image.Image:
+def resized(
+    picture: Image.Image, size: int, short_side: int | None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Returns the picture at size x size pixels, squashed or cropped.
 
     With a short side, the pixels equal those of torchvision's `Resize(short_side)` and
     `CenterCrop(size)`.
+
+    Raises:
+        ValueError: If the short side would make a long and thin picture exceed `max_pixels`.
     """
     shape = (size, size)
     if short_side is not None:
         width, height = (int(short_side * side / min(picture.size)) for side in picture.size)
         shape = (width, height)
+        check_pixels(shape, max_pixels)
     if picture.size != shape:
         picture = picture.resize(shape, Image.Resampling.BILINEAR)
     if short_side is None:
