@@ -1,6 +1,6 @@
 """Decodes image files to the pixels that a network sees."""
 
-__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb", "threads_for"]
+__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb", "threads_for", "undecodable"]
 
 import os
 import sys
@@ -171,10 +171,7 @@ def decode(
                     image[row] = view(picture)
             except Exception as error:  # decoders raise many types, which all mean a broken file
                 if on_corrupt == "refuse":
-                    raise ValueError(
-                        f"expected an image, got {names[row]}, which cannot be decoded ({error}); "
-                        "replace or delete it, or set on_corrupt=skip"
-                    ) from None
+                    raise undecodable(names[row], error) from None
                 kept[row] = False
             if not quiet and not row % 100:
                 bar.update(min(100, len(names) - bar.n))
@@ -185,6 +182,14 @@ def decode(
     ):
         list(pool.map(decode_share, range(threads)))
     return torch.from_numpy(image), torch.from_numpy(kept)
+
+
+def undecodable(name: str, error: Exception) -> ValueError:
+    """Returns the error for a corrupt image."""
+    return ValueError(
+        f"expected an image, got {name}, which cannot be decoded ({error}); replace or delete it, "
+        "or set on_corrupt=skip"
+    )
 
 
 def threads_for(read: Callable[[int], Image.Image], count: int) -> int:
