@@ -1,9 +1,13 @@
 """What `pip install .` puts into another environment."""
 
+import re
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from tests import REPOSITORY
 
@@ -34,3 +38,26 @@ def files(folder: str) -> list[Path]:
         for path in (REPOSITORY / folder).rglob("*")
         if path.is_file() and path.suffix in (".py", ".yaml", ".html", ".j2")
     ]
+
+
+def pinned(name: str) -> dict[str, Version]:
+    """The versions in a file of constraints."""
+    lines = (REPOSITORY / name).read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {plain(package): Version(version) for package, version in pairs}
+
+
+def plain(package: str) -> str:
+    return re.sub("[-_.]+", "-", package).lower()
+
+
+def test_every_dependency_has_a_lower_bound_which_is_tested_as_the_oldest() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    bounds = {}
+    for text in project["dependencies"]:
+        asked = Requirement(text)
+        lowest = [Version(each.version) for each in asked.specifier if each.operator == ">="]
+        assert len(lowest) == 1, text
+        bounds[plain(asked.name)] = lowest[0]
+        assert asked.specifier.contains(pinned("constraints.txt")[plain(asked.name)])
+    assert pinned("constraints-oldest.txt") == bounds

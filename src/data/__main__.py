@@ -23,9 +23,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from src.data.download import prepare
+from src.data.names import readable
 from src.data.registry import Known, known
 from src.records.atomic import write_whole
 from src.records.configs import CONF
@@ -39,7 +41,7 @@ class Part:
         source: Source of the images; None if it could not be constructed.
         images: Number of images.
         status: "missing", "wrong" or "present".
-        problem: Description of the problem and its remedy; "" if the set is present.
+        problem: Description of the problem and its remedy, as markup; "" if the set is present.
     """
 
     def __init__(self, name: str, config: DictConfig) -> None:
@@ -53,13 +55,13 @@ class Part:
         try:
             self.source = instantiate(self.config)
             self.images = len(self.source.pictures()[0] if self.is_read else self.source.load())
-        except (FileNotFoundError, ValueError, InstantiationException) as error:
+        except (OSError, ValueError, InstantiationException) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) else error
-            if not isinstance(cause, FileNotFoundError | ValueError):
+            if not isinstance(cause, OSError | ValueError):
                 raise
-            self.status, self.problem = "wrong", str(cause)
+            self.status, self.problem = "wrong", shown(cause)
             if isinstance(cause, FileNotFoundError):
-                self.status, self.problem = "missing", self.where_from or str(cause)
+                self.status, self.problem = "missing", self.where_from or shown(cause)
 
     def fetch(self, data_dir: Path) -> None:
         """Fetches the set if that is permitted."""
@@ -69,7 +71,7 @@ class Part:
             elif "known" in self.config:
                 prepare(known(self.config.known), data_dir / self.config.known)
         except (OSError, ValueError) as error:
-            self.problem = str(error)
+            self.problem = shown(error)
         else:
             self.look()
 
@@ -88,12 +90,17 @@ class Part:
 
     @property
     def where_from(self) -> str:
-        """Where to get a registered set; "" for others."""
+        """Where to get a registered set, as markup; "" for others."""
         if "known" not in self.config:
             return ""
         entry = known(self.config.known)
         how = entry.manual or f"prepare=true fetches it from {hosts(entry)}"
-        return f"{entry.title}: {how}\n[dim]{entry.terms}[/]"
+        return f"{shown(entry.title)}: {shown(how)}\n[dim]{shown(entry.terms)}[/]"
+
+
+def shown(text: object) -> str:
+    """Returns markup that shows a text literally."""
+    return escape(readable(str(text)))
 
 
 def hosts(entry: Known) -> str:
@@ -112,15 +119,15 @@ def status_table(parts: Iterable[Part], report: Mapping[str, Any]) -> Table:
     for part in parts:
         status, text = part.status, part.problem
         if not text:
-            text = str(part.source.view)
+            text = shown("; ".join((str(part.source.view), *part.source.notes)))
             if part.is_read and report.get("state", {}).get(part.name) == part.state:
                 corrupt = len(report["corrupt"].get(part.name, ()))
                 status = f"{corrupt} corrupt" if corrupt else "verified"
         elif first.setdefault(text, part.name) != part.name:
-            text = f"as {first[text]}"
+            text = f"as {shown(first[text])}"
         color = "green" if status in ("present", "verified") else "red"
         images = f"{part.images:,}" if part.images else ""
-        table.add_row(part.name, f"[{color}]{status}[/]", images, text)
+        table.add_row(shown(part.name), f"[{color}]{status}[/]", images, text)
     return table
 
 
@@ -134,6 +141,16 @@ def verify(parts: Iterable[Part], path: Path) -> dict[str, Any]:
     text = json.dumps(found, indent=2) + "\n"
     write_whole(path, lambda partial: partial.write_text(text))
     return found
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Returns the report of an earlier verification; an empty one if none has its form."""
+    try:
+        report = json.loads(path.read_text())
+        whole = all(isinstance(report[part], dict) for part in ("state", "corrupt"))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return report if whole else {}
 
 
 def summary(found: Mapping[str, Any]) -> list[str]:
@@ -160,21 +177,21 @@ def run(cfg: DictConfig) -> None:
     if cfg.prepare:
         for part in parts:
             if part.status == "missing":
-                console.print(f"fetching {part.name}")
+                console.print(f"fetching {shown(part.name)}")
                 part.fetch(Path(cfg.data_dir))
     present = [part for part in parts if part.status == "present"]
     path = Path(cfg.out) / "verify.json"
     found = verify(present, path) if cfg.verify and present else None
-    report = json.loads(path.read_text()) if path.exists() else {}
+    report = read_report(path)
     name = HydraConfig.get().runtime.choices["data"]
-    console.print(f"[bold]{name}[/] in {cfg.data_dir}", status_table(parts, report))
+    console.print(f"[bold]{name}[/] in {shown(cfg.data_dir)}", status_table(parts, report))
     if found:
-        console.print(*summary(found), f"report: {path}", sep="\n")
+        console.print(*map(shown, summary(found)), f"report: {shown(path)}", sep="\n")
     if cfg.figures and present:
         from src.data.gallery import gallery
 
         figure = gallery({part.name: part.source for part in present}, Path(cfg.out))
-        console.print(f"figure: {figure}")
+        console.print(f"figure: {shown(figure)}")
     if (cfg.prepare or cfg.verify) and (len(present) < len(parts) or (found and found["corrupt"])):
         sys.exit(1)
 

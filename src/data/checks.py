@@ -1,13 +1,25 @@
 """Checks of the arguments and images of `ImageData`."""
 
-__all__ = ["PARTS", "check_classes", "check_groups", "check_images", "check_names", "check_sizes"]
+__all__ = [
+    "PARTS",
+    "check_classes",
+    "check_groups",
+    "check_images",
+    "check_names",
+    "check_sizes",
+    "tell_notes",
+]
 
+import logging
 from collections.abc import Collection, Mapping
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
-from src.data.datasets import ImageSet, StoredImages
+from src.data.datasets import ImageSet, Source, StoredImages
+from src.data.names import folded
 
+log = logging.getLogger(__name__)
 PARTS = {"train", "validation"}  # of the ID training images
 RESERVED = {"id", "average"} | PARTS
 
@@ -24,10 +36,22 @@ def check_sizes(**sizes: object) -> None:
 def check_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:
     """Refuses training images without classes, and test images of other classes."""
     if not train or train != test:
+        only = [name for name in (*train, *test) if (name in train) != (name in test)]
+        differs = f", of which {only[:4]} are in one of them" if train and test and only else ""
+        if only and sorted(map(folded, train)) == sorted(map(folded, test)):
+            differs += " and differ in case or in how letters are encoded"
         raise ValueError(
             "expected training and test images of the same classes, got "
-            f"{len(train)} {train[:10]} and {len(test)} {test[:10]}; check their sources"
+            f"{len(train)} {train[:10]} and {len(test)} {test[:10]}{differs}; check their sources"
         )
+
+
+@rank_zero_only
+def tell_notes(sources: Mapping[str, Source]) -> None:
+    """Logs what a user should know about the sources."""
+    for name, source in sources.items():
+        for note in source.notes:
+            log.warning("%s: %s", name, note)
 
 
 def check_names(ood: Collection[str], groups: Collection[str]) -> None:

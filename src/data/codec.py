@@ -2,13 +2,14 @@
 
 __all__ = ["match_codec_of"]
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from src.data.datasets import Source, spread
-from src.data.decoding import Codec
+from src.data.decoding import Codec, undecodable
 from src.data.files import ImageFiles
 
 LOOKED_AT = 100  # ID images whose codec is compared
@@ -25,8 +26,8 @@ def match_codec_of(test: Source, ood: Mapping[str, Source]) -> dict[str, float]:
         Name of each OOD set -> mean absolute change of a pixel, within 0..255.
 
     Raises:
-        ValueError: If a source does not read image files, or if the ID images are not JPEG files
-            of one quality.
+        ValueError: If a source does not read image files, if the ID images are not JPEG files of
+            one quality, or if an image is corrupt and is not skipped.
     """
     for name, source in {"id": test, **ood}.items():
         if not isinstance(source, ImageFiles):
@@ -36,11 +37,10 @@ def match_codec_of(test: Source, ood: Mapping[str, Source]) -> dict[str, float]:
             )
     assert isinstance(test, ImageFiles)
     codecs, sizes = set[Codec | None](), set[tuple[int, int]]()
-    for row in spread(len(test.names), LOOKED_AT).tolist():
-        with test.open(row) as picture:
-            codecs.add(Codec.of(picture))
-            sizes.add(picture.size)
-    if len(codecs) > 1 or None in codecs:
+    for picture in some_of(test, LOOKED_AT):
+        codecs.add(Codec.of(picture))
+        sizes.add(picture.size)
+    if len(codecs) != 1 or None in codecs:
         raise ValueError(
             f"expected ID images in {test.path} that are JPEG files of one quality, got "
             f"{'some that are not' if None in codecs else f'{len(codecs)} qualities'}; "
@@ -52,9 +52,26 @@ def match_codec_of(test: Source, ood: Mapping[str, Source]) -> dict[str, float]:
         assert isinstance(source, ImageFiles)
         plain = source.view
         source.view = replace(plain, codec=codecs.copy().pop(), codec_last=last)
-        difference = []
-        for row in spread(len(source.names), CHANGE_OF).tolist():
-            with source.open(row) as one, source.open(row) as same:
-                difference.append(np.abs(plain(one) - source.view(same).astype(float)).mean())
-        change[name] = float(np.mean(difference))
+        difference = [
+            np.abs(plain(picture) - source.view(picture).astype(float)).mean()
+            for picture in some_of(source, CHANGE_OF)
+        ]
+        change[name] = float(np.mean(difference)) if difference else 0.0
     return change
+
+
+def some_of(source: ImageFiles, count: int) -> Iterator[Image.Image]:
+    """Yields at most `count` decoded images, spread evenly, without those that are skipped.
+
+    Raises:
+        ValueError: If an image is corrupt and is not skipped.
+    """
+    for row in spread(len(source.names), count).tolist():
+        try:
+            with source.open(row) as picture:
+                picture.load()
+        except Exception as error:  # decoders raise many types, which all mean a broken file
+            if source.on_corrupt == "refuse":
+                raise undecodable(source.place(row), error) from None
+            continue
+        yield picture

@@ -19,6 +19,7 @@ from src.data.checks import (
     check_images,
     check_names,
     check_sizes,
+    tell_notes,
 )
 from src.data.codec import match_codec_of
 from src.data.datasets import Batch, ImageSet, Source, StoredImages
@@ -81,6 +82,7 @@ class ImageData(L.LightningDataModule):
         check_names(ood, self.groups)
         check_groups(ood, self.groups)
         self.named = {"train": train, "id": test, **ood}
+        tell_notes(self.named)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_size, self.augmentation = validation_size, augmentation
         self.seed, self.split_seed, self.workers = seed, split_seed, workers

@@ -127,9 +127,11 @@ class Source(ABC):
     Attributes:
         classes: Class names, where label k is `classes[k]`; empty if there are no labels.
         view: Describes how images become network inputs.
+        notes: What a user should know about what was found, in sentences.
     """
 
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     view: View | str = "as it comes"
 
     def prepare(self) -> None:  # noqa: B027, most sources have nothing to download

@@ -1,12 +1,12 @@
 """Decodes image files to the pixels that a network sees."""
 
-__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb", "threads_for"]
+__all__ = ["Codec", "OnCorrupt", "View", "decode", "rgb", "threads_for", "undecodable"]
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Literal
 
@@ -17,6 +17,8 @@ from PIL import Image, JpegImagePlugin
 from torch import Tensor
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
+
+from src.data.opening import MAX_PIXELS, check_pixels
 
 OnCorrupt = Literal["refuse", "skip"]
 SMALL = 96 * 96  # pixels; below this size, threads cost more than they gain (measured)
@@ -79,12 +81,14 @@ class View:
             centre is then cropped. None squashes the whole picture.
         codec: Codec that compresses each picture; None leaves it as it is.
         codec_last: Whether pictures are compressed after the resize, not before it.
+        max_pixels: Largest number of pixels of a picture, before and after the resize.
     """
 
     size: int
     short_side: int | None = None
     codec: Codec | None = None
     codec_last: bool = True
+    max_pixels: int = field(default=MAX_PIXELS, repr=False)
 
     def __str__(self) -> str:
         """Returns a description."""
@@ -96,26 +100,37 @@ class View:
         return f"{how}, bilinear" + (f"; {codec}" if self.codec else "")
 
     def __call__(self, picture: Image.Image) -> NDArray[np.uint8]:
-        """Returns (3, size, size) uint8 pixels of an opened file."""
+        """Returns (3, size, size) uint8 pixels of an opened file.
+
+        Raises:
+            ValueError: If it has more than `max_pixels`, or pixels that `rgb` refuses.
+        """
+        check_pixels(picture.size, self.max_pixels)
         picture = rgb(picture)
         if self.codec and not self.codec_last:
             picture = self.codec(picture)
-        picture = resized(picture, self.size, self.short_side)
+        picture = resized(picture, self.size, self.short_side, self.max_pixels)
         if self.codec and self.codec_last:
             picture = self.codec(picture)
         return np.asarray(picture).transpose(2, 0, 1)
 
 
-def resized(picture: Image.Image, size: int, short_side: int | None) -> Image.Image:
+def resized(
+    picture: Image.Image, size: int, short_side: int | None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Returns the picture at size x size pixels, squashed or cropped.
 
     With a short side, the pixels equal those of torchvision's `Resize(short_side)` and
     `CenterCrop(size)`.
+
+    Raises:
+        ValueError: If the short side would make a long and thin picture exceed `max_pixels`.
     """
     shape = (size, size)
     if short_side is not None:
         width, height = (int(short_side * side / min(picture.size)) for side in picture.size)
         shape = (width, height)
+        check_pixels(shape, max_pixels)
     if picture.size != shape:
         picture = picture.resize(shape, Image.Resampling.BILINEAR)
     if short_side is None:
@@ -156,10 +171,7 @@ def decode(
                     image[row] = view(picture)
             except Exception as error:  # decoders raise many types, which all mean a broken file
                 if on_corrupt == "refuse":
-                    raise ValueError(
-                        f"expected an image, got {names[row]}, which cannot be decoded ({error}); "
-                        "replace or delete it, or set on_corrupt=skip"
-                    ) from None
+                    raise undecodable(names[row], error) from None
                 kept[row] = False
             if not quiet and not row % 100:
                 bar.update(min(100, len(names) - bar.n))
@@ -170,6 +182,14 @@ def decode(
     ):
         list(pool.map(decode_share, range(threads)))
     return torch.from_numpy(image), torch.from_numpy(kept)
+
+
+def undecodable(name: str, error: Exception) -> ValueError:
+    """Returns the error for a corrupt image."""
+    return ValueError(
+        f"expected an image, got {name}, which cannot be decoded ({error}); replace or delete it, "
+        "or set on_corrupt=skip"
+    )
 
 
 def threads_for(read: Callable[[int], Image.Image], count: int) -> int:

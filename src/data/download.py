@@ -2,8 +2,12 @@
 
 __all__ = ["extract", "fetch", "prepare"]
 
+import errno
 import hashlib
+import lzma
+import os
 import shutil
+import struct
 import sys
 import tarfile
 import zipfile
@@ -12,18 +16,25 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
-from urllib.parse import urlparse
+from typing import Self
 
-import requests
 from filelock import FileLock
 from tqdm import tqdm
 
+from src.data.opening import check_method
 from src.data.registry import Known, RemoteFile
+from src.data.transfer import RefusedError, ask, check_safe
 
 TRIES = 3  # attempts at each address
-TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
-PIECE = 2**20  # bytes read at once
+KEPT_FREE = 2**28  # bytes of the disk
 GROWTH, SPARE = 100, 2**30  # an archive may unpack to 100 times its size plus 1 GiB
+SMALLEST = 2**12  # bytes that even an empty file takes on a disk
+LONGEST_HEADER = 2**20  # bytes of a tar archive that describe one member
+BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError),
+    *(OSError, RuntimeError, ValueError, struct.error),  # RuntimeError: locked, or unknown methods
+)
+OF_ARCHIVE = {None, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL}
 
 
 def prepare(known: Known, folder: Path) -> None:
@@ -90,11 +101,11 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
             for attempt in range(TRIES):
                 try:
                     receive(url, part, file)
-                except (requests.RequestException, ConnectionError) as error:
+                except RefusedError as error:
                     failures.append(f"{url}: {error}")
-                    status = getattr(getattr(error, "response", None), "status_code", None)
-                    if status is not None and 400 <= status < 500:
-                        break  # another attempt would fail, too
+                    break
+                except ConnectionError as error:
+                    failures.append(f"{url}: {error}")
                     sleep(min(attempt, 2))
                     continue
                 if problem := wrong(part, file):
@@ -110,28 +121,26 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
 
 
 def receive(url: str, part: Path, file: RemoteFile) -> None:
-    """Appends the missing bytes to a partial file.
+    """Appends the missing bytes to a partial file, and sends them to the disk.
 
     Raises:
-        requests.RequestException: If the server refuses or the connection is lost.
+        ConnectionError: If the server refuses, sends too much, or the connection is lost.
+        OSError: If the disk has no room.
     """
+    if part.is_symlink():
+        part.unlink()
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, stream=True, timeout=TIMEOUT, headers=headers) as answer:
-        try:
-            for step in (*answer.history, answer):
-                check_safe(step.url)
-        except ValueError as error:  # an unsafe redirect; the next address may be better
-            raise requests.ConnectionError(str(error)) from error
-        if answer.status_code == 416:  # the partial file is complete or too long
+    with ask(url, have) as answer:
+        if answer.status == 416:  # the partial file is complete or too long
             if file.bytes != have:
                 part.unlink()
-                raise requests.ConnectionError("the partial file is longer than the complete file")
+                raise ConnectionError("the partial file is longer than the complete file")
             return
-        answer.raise_for_status()
-        if answer.status_code != 206:
+        if answer.status != 206:
             have = 0  # the server sends the whole file
-        expected = have + int(answer.headers.get("Content-Length", 0))
+        expected = have + answer.length if answer.length else 0
+        check_size(file, expected, part)
+        free = shutil.disk_usage(part.parent).free
         with (
             part.open("ab" if have else "wb") as out,
             tqdm(
@@ -139,11 +148,27 @@ def receive(url: str, part: Path, file: RemoteFile) -> None:
                 disable=not sys.stderr.isatty(), leave=False,
             ) as bar,
         ):  # fmt: skip
-            for piece in answer.iter_content(PIECE):
+            size = have
+            for piece in answer.pieces:
+                size += len(piece)
+                check_size(file, size, part)
+                if size - have > free - KEPT_FREE:
+                    raise OSError(f"{file.name} needs more than the {free / 1e9:.1f} GB free")
                 out.write(piece)
                 bar.update(len(piece))
-        if expected > have and part.stat().st_size < expected:
-            raise requests.ConnectionError(f"cut off after {part.stat().st_size} bytes")
+            out.flush()
+            os.fsync(out.fileno())
+        if size < expected:
+            raise ConnectionError(f"cut off after {size} bytes")
+
+
+def check_size(file: RemoteFile, size: int, part: Path) -> None:
+    """Refuses a file that is larger than it should be, and removes what is there of it."""
+    if size > (file.bytes or file.max_bytes):
+        part.unlink(missing_ok=True)
+        raise RefusedError(
+            f"expected at most {file.bytes or file.max_bytes} bytes, got {size} or more"
+        )
 
 
 def wrong(path: Path, file: RemoteFile) -> str:
@@ -158,13 +183,6 @@ def wrong(path: Path, file: RemoteFile) -> str:
             if found != expected:
                 return f"expected {name} {expected}, got {found}"
     return ""
-
-
-def check_safe(url: str) -> None:
-    """Refuses an address whose answer can be changed on the way."""
-    address = urlparse(url)
-    if address.scheme != "https" and address.hostname not in ("127.0.0.1", "localhost"):
-        raise ValueError(f"expected an https address, got {url}; use a mirror that has one")
 
 
 def check_room(file: RemoteFile, part: Path) -> None:
@@ -183,7 +201,7 @@ def writing(path: Path) -> Iterator[None]:
     except ConnectionError:
         raise
     except OSError as error:
-        if isinstance(error, requests.RequestException) or str(error).startswith("expected "):
+        if str(error).startswith("expected "):
             raise
         raise OSError(
             f"expected to write {path}, got: {error}; make room, or set data_dir (for weights "
@@ -195,6 +213,7 @@ def extract(archive: Path, folder: Path) -> None:
     """Unpacks a ZIP or tar archive into a folder.
 
     Raises:
+        OSError: If the folder cannot be written or the disk is full.
         ValueError: If the archive is broken or of another type, if it would write outside the
             folder, if it holds anything but files, folders and links within the folder, or if it
             unpacks to more than 100 times its size plus 1 GiB.
@@ -202,17 +221,41 @@ def extract(archive: Path, folder: Path) -> None:
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as entries:
-                check_members(archive, ((e.filename, e.file_size) for e in entries.infolist()))
+                found = entries.infolist()
+                check_members(archive, ((entry.filename, entry.file_size) for entry in found))
+                for entry in found:
+                    check_method(entry)
                 entries.extractall(folder)
             return
-        with tarfile.open(archive) as members:
+        with tarfile.open(archive, tarinfo=Member) as members:
             check_members(archive, ((member.name, member.size) for member in members))
             members.extractall(folder, filter="data")  # refuses outside links and devices
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except BROKEN as error:
+        is_of_disk = isinstance(error, OSError) and error.errno not in OF_ARCHIVE
+        if is_of_disk or str(error).startswith("expected "):
+            raise
         raise ValueError(
             f"expected a whole archive, got {archive}, which cannot be unpacked ({error}); delete "
             "it and fetch it again"
         ) from error
+
+
+class Member(tarfile.TarInfo):
+    """A member of a tar archive whose own description is short."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Returns the member of a header.
+
+        Raises:
+            TarError: If its size is negative, or if it is a description of more than a megabyte,
+                which would be read into memory.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        is_file = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        if member.size < 0 or (not is_file and member.size > LONGEST_HEADER):
+            raise tarfile.ReadError(f"a header of {member.size} bytes")
+        return member
 
 
 def check_members(archive: Path, members: Iterable[tuple[str, int]]) -> None:
@@ -222,7 +265,7 @@ def check_members(archive: Path, members: Iterable[tuple[str, int]]) -> None:
     for name, size in members:
         if name.startswith(("/", "\\")) or ".." in Path(name).parts or ":" in name:
             raise ValueError(f"expected names within {archive}, got {name!r}; delete it")
-        total += size
+        total += max(size, SMALLEST)
         if total > limit:
             raise ValueError(
                 f"expected at most {limit / 1e9:.1f} GB in {archive}, got more; it may be "

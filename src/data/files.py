@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, is_zipfile
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from src.data.datasets import ImageSet, PictureSource, StoredImages
 from src.data.decoding import OnCorrupt, View, decode
+from src.data.names import alike, readable
+from src.data.opening import MAX_PIXELS, open_file, open_member
 
 
 class ImageFiles(PictureSource):
@@ -37,12 +38,15 @@ class ImageFiles(PictureSource):
         seed: Seed of the sample.
         in_memory: Whether all images are decoded at once, or each batch when it is used.
         on_corrupt: "refuse" if a corrupt image is an error, "skip" if it is left out and counted.
+        max_pixels: Largest number of pixels of an image, before and after the resize. A file may
+            have eight bytes for each. Larger ones count as corrupt.
         archive: ZIP file that holds the images; None if they are in a folder.
         prefix: Prefix of the names in the archive.
+        notes: What a user should know about what was found there, in sentences.
 
     Raises:
         ValueError: If the number of images is not `count` or is below `sample`, if `short_side` is
-            below `size`, or if `on_corrupt` is unknown.
+            below `size`, if `on_corrupt` is unknown, or if two classes have one readable name.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class ImageFiles(PictureSource):
         seed: int = 0,
         in_memory: bool = True,
         on_corrupt: OnCorrupt = "refuse",
+        max_pixels: int = MAX_PIXELS,
         archive: Path | None = None,
         prefix: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
         if short_side is not None and short_side < size:
             raise ValueError(
@@ -70,8 +76,20 @@ class ImageFiles(PictureSource):
         if on_corrupt not in ("refuse", "skip"):
             raise ValueError(f"expected on_corrupt 'refuse' or 'skip', got {on_corrupt!r}")
         self.path, self.archive, self.prefix = path, archive, prefix
-        self.classes = tuple(classes)
-        self.view, self.in_memory, self.on_corrupt = View(size, short_side), in_memory, on_corrupt
+        self.classes = tuple(readable(name) for name in classes)
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(
+                f"expected classes of different names in {path}, got {self.classes[:10]} after "
+                "bytes that are not UTF-8 were written as \\x..; rename one"
+            )
+        same = [
+            f"the classes {' and '.join(map(repr, each))} differ only in case or in how their "
+            "letters are encoded; merge them if they are one class"
+            for each in alike(self.classes)
+        ]
+        self.notes = (*notes, *same)
+        self.view = View(size, short_side, max_pixels=max_pixels)
+        self.in_memory, self.on_corrupt = in_memory, on_corrupt
         self.asked = (bool(classes), sample, seed)
         row = chosen(len(names), count, sample, seed, str(path))
         self.names, self.label = [names[number] for number in row], label[row]
@@ -94,7 +112,11 @@ class ImageFiles(PictureSource):
 
     def pictures(self) -> tuple[list[str], Callable[[int], Image.Image]]:
         """Returns the paths of all images, and a function that opens one by its position."""
-        return [str(self.path / name) for name in self.names], self.open
+        return [self.place(row) for row in range(len(self.names))], self.open
+
+    def place(self, row: int) -> str:
+        """Returns the path of the image at this position, to be shown."""
+        return readable(str(self.path / self.names[row]))
 
     def decode(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Returns the images at these positions, and False for those that are corrupt.
@@ -102,16 +124,22 @@ class ImageFiles(PictureSource):
         Raises:
             ValueError: If a file cannot be decoded and is not skipped.
         """
-        names = [str(self.path / self.names[row]) for row in rows]
+        names = [self.place(row) for row in rows]
         return decode(lambda number: self.open(rows[number]), names, self.view, self.on_corrupt)
 
     def open(self, row: int) -> Image.Image:
-        """Opens the file at this position without decoding it."""
+        """Opens the file at this position without decoding it.
+
+        Raises:
+            OSError: If it cannot be read or has none of the formats.
+            ValueError: If it is no regular file or larger than permitted.
+        """
         if self.archive is None:
-            return Image.open(self.path / self.names[row])
+            return open_file(self.path / self.names[row], self.view.max_pixels)
         if os.getpid() not in self.opened:
             self.opened[os.getpid()] = ZipFile(self.archive)
-        return Image.open(BytesIO(self.opened[os.getpid()].read(self.prefix + self.names[row])))
+        archive, name = self.opened[os.getpid()], self.prefix + self.names[row]
+        return open_member(archive, name, self.view.max_pixels)
 
     @property
     def sha256(self) -> str:

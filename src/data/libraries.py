@@ -16,6 +16,8 @@ from src.data.datasets import ImageSet, PictureSource
 from src.data.decoding import OnCorrupt, View, decode
 from src.data.download import prepare
 from src.data.files import chosen, decoded, digest, state_of
+from src.data.names import numbered
+from src.data.opening import MAX_PIXELS
 from src.data.registry import known
 
 
@@ -29,6 +31,7 @@ class _Collection(PictureSource):
         sample: Number of images to draw at random.
         seed: Seed of the sample.
         on_corrupt: "refuse" or "skip".
+        max_pixels: Largest number of pixels of an image.
         options: Arguments of the library.
     """
 
@@ -41,9 +44,11 @@ class _Collection(PictureSource):
         sample: int | None = None,
         seed: int = 0,
         on_corrupt: OnCorrupt = "refuse",
+        max_pixels: int = MAX_PIXELS,
         **options: Any,
     ) -> None:
-        self.view, self.on_corrupt, self.options = View(size, short_side), on_corrupt, options
+        self.view = View(size, short_side, max_pixels=max_pixels)
+        self.on_corrupt, self.options = on_corrupt, options
         self.count, self.sample, self.seed = count, sample, seed
 
     @abstractmethod
@@ -100,7 +105,8 @@ class Torchvision(_Collection):
         download: Whether `prepare` downloads missing files.
         known: Name in the registry, whose addresses are tried before those of torchvision.
         split: One split, or several to concatenate.
-        options: Arguments of `ImageFiles` (short_side, count, sample, seed, on_corrupt); all
+        options: Arguments of `ImageFiles` (short_side, count, sample, seed, on_corrupt,
+            max_pixels); all
             others are arguments of the class, such as `train=True`.
 
     Raises:
@@ -182,7 +188,8 @@ class HuggingFace(_Collection):
         size: Side of the images, in pixels; see `ImageFiles`.
         image: Column of the images.
         label: Column of the labels, which are numbers or class labels; None drops the labels.
-        options: Arguments of `ImageFiles` (short_side, count, sample, seed, on_corrupt); all
+        options: Arguments of `ImageFiles` (short_side, count, sample, seed, on_corrupt,
+            max_pixels); all
             others are arguments of `datasets.load_dataset`.
 
     Raises:
@@ -220,7 +227,7 @@ class HuggingFace(_Collection):
 
     def _names(self, label: str) -> tuple[str, ...]:
         names = getattr(self.table.features[label], "names", None)
-        return tuple(names or map(str, range(max(self.table[label]) + 1)))
+        return tuple(names or numbered(max(self.table[label]), None, self.path))
 
     def __str__(self) -> str:
         return self.path

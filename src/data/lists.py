@@ -2,10 +2,14 @@
 
 __all__ = ["ImageList"]
 
+import codecs
 import csv
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,17 @@ import torch
 from torch import Tensor
 
 from src.data.files import ImageFiles
+from src.data.names import natural, numbered
 from src.data.registry import where_from
+
+WHOLE = re.compile(r"(\d{1,18})(\.0*)?")  # pandas writes 2 as 2.0 if another label is missing
+NUMBER = re.compile(r"-?\d+(\.\d*)?|nan", re.IGNORECASE)
 
 
 class ImageList(ImageFiles):
     """Images in a list: lines of `path label`, as in OpenOOD, or a CSV file with a header.
+
+    The list is text in UTF-8, in UTF-16 with its mark, or else in Latin-1.
 
     Args:
         path: File of the list. It is a CSV file if its name ends in .csv.
@@ -26,15 +36,19 @@ class ImageList(ImageFiles):
         labelled: Whether the labels are read; if not, every label is -1.
         known: Name in the registry, which describes where to get the images.
         columns: Columns of a CSV file that hold the paths and the labels. Labels are numbers, or
-            names, which are numbered in alphabetical order.
-        num_classes: Number of classes if labels are numbers; None for the largest label plus one.
+            names, which are numbered in alphabetical order. 2.0 is class 2.
+        num_classes: Number of classes if labels are numbers; None for the largest label plus one,
+            which must then be at most 100,000.
+        natural_order: Whether numbers in the names of classes are sorted as numbers, as in timm.
+        max_bytes: Largest size of the list, in bytes.
         options: Other arguments of `ImageFiles`: short_side, count, sample, seed, in_memory,
-            on_corrupt.
+            on_corrupt, max_pixels.
 
     Raises:
         FileNotFoundError: If the list, the folder or an image does not exist.
-        ValueError: If the list is empty, if a line has no label, if a column is missing, if a path
-            leads outside the folder, or if `ImageFiles` raises it.
+        ValueError: If the list is empty, too large or no text, if a line has no label, if a label
+            is neither a name nor a whole number, if a column is missing, if a path leads outside
+            the folder, or if `ImageFiles` raises it.
     """
 
     def __init__(
@@ -47,6 +61,8 @@ class ImageList(ImageFiles):
         known: str | None = None,
         columns: Sequence[str] = ("path", "label"),
         num_classes: int | None = None,
+        natural_order: bool = False,
+        max_bytes: int = 2**28,
         **options: Any,
     ) -> None:
         path, root = Path(path), Path(root)
@@ -54,7 +70,9 @@ class ImageList(ImageFiles):
             raise FileNotFoundError(
                 f"expected a list of images, got no file {path}{where_from(known)}"
             )
-        rows = _rows_of_csv(path, columns, labelled) if path.suffix == ".csv" else _rows(path)
+        text = _text(path, max_bytes)
+        is_csv = path.suffix.lower() == ".csv"
+        rows = _rows_of_csv(path, text, columns, labelled) if is_csv else _rows(path, text)
         if not rows:
             raise ValueError(f"expected images in the list {path}, got none; add some")
         names = [os.path.normpath(name).replace(os.sep, "/") for name, _ in rows]
@@ -63,59 +81,116 @@ class ImageList(ImageFiles):
                 f"expected paths below {root} in {path}, got {outside[0]!r}; set root to a folder "
                 "that holds all images"
             )
-        missing = next((name for name in names if not (root / name).is_file()), None)
-        if missing:
+        found = [_on_disk(root, name) for name in names]
+        if missing := [name for name, file in zip(names, found, strict=True) if file is None]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise FileNotFoundError(
-                f"expected the images of {path} in {root}, got no {missing}{where_from(known)}"
+                f"expected the images of {path} in {root}, got no {missing[0]}{more}"
+                f"{where_from(known)}"
             )
         label, classes = torch.full((len(rows),), -1), list[str]()
         if labelled:
-            label, classes = _numbered(path, [text for _, text in rows], num_classes)
-        super().__init__(root, names, label, classes, size, **options)
+            labels = [label.strip() for _, label in rows]
+            label, classes = _numbered(path, labels, num_classes, natural_order=natural_order)
+        super().__init__(root, [name for name in found if name], label, classes, size, **options)
 
 
-def _rows(path: Path) -> list[tuple[str, str]]:
+def _text(path: Path, max_bytes: int) -> str:
+    """Returns the text of a list, whatever program wrote it."""
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise ValueError(
+            f"expected a list of at most {max_bytes} bytes, got {path} with {size}; set max_bytes "
+            "to permit it"
+        )
+    data = path.read_bytes()
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    if "\0" in text:
+        raise ValueError(f"expected a list of images, got {path}, which is no text; correct it")
+    return text
+
+
+def _on_disk(root: Path, name: str) -> str | None:
+    """Returns a file's name on the disk, where letters may be encoded otherwise, or None."""
+    for each in _spellings(name):
+        with suppress(OSError):  # a name too long for a file
+            if (root / each).is_file():
+                return each
+    return None
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Returns a name as it is, with its bytes in Latin-1, and with letters composed or not."""
+    yield name
+    with suppress(UnicodeEncodeError):
+        yield os.fsdecode(name.encode("latin-1"))
+    yield unicodedata.normalize("NFC", name)
+    yield unicodedata.normalize("NFD", name)
+
+
+def _rows(path: Path, text: str) -> list[tuple[str, str]]:
     """Returns (path, label) of each line; a path may contain spaces."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(StringIO(text, newline=None), 1):
         if line.strip():
             name, _, label = line.strip().rpartition(" ")
             if not name:
                 raise ValueError(
-                    f"expected a path and a label in line {number} of {path}, got {line!r}"
+                    f"expected a path and a label in line {number} of {path}, got {line[:80]!r}"
                 )
             rows.append((name, label))
     return rows
 
 
-def _rows_of_csv(path: Path, columns: Sequence[str], labelled: bool) -> list[tuple[str, str]]:
+def _rows_of_csv(
+    path: Path, text: str, columns: Sequence[str], labelled: bool
+) -> list[tuple[str, str]]:
     """Returns (path, label) of each row."""
     image, label = columns
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        wanted = {image, label} if labelled else {image}
+    wanted = {image, label} if labelled else {image}
+    reader = csv.DictReader(StringIO(text, newline=""))
+    rows = []
+    try:
         if absent := wanted - set(reader.fieldnames or ()):
             raise ValueError(
                 f"expected a column {sorted(absent)[0]!r} in {path}, got "
                 f"{', '.join(reader.fieldnames or ['none'])}; set columns=[<paths>,<labels>]"
             )
-        return [(row[image], row[label] if labelled else "") for row in reader]
+        for row in reader:
+            if any(row[name] is None for name in wanted) or any(row.get(None, ())):  # type: ignore[call-overload]
+                raise ValueError(
+                    f"expected {len(reader.fieldnames or ())} cells in line {reader.line_num} of "
+                    f"{path}, got others; put a path that holds a comma into quotes"
+                )
+            rows.append((row[image], row[label] if labelled else ""))
+    except csv.Error as error:
+        raise ValueError(
+            f"expected a CSV file, got {path}, whose line {reader.line_num + 1} cannot be read "
+            f"({error}); correct it"
+        ) from None
+    return rows
 
 
-def _numbered(path: Path, text: list[str], count: int | None) -> tuple[Tensor, list[str]]:
+def _numbered(
+    path: Path, text: list[str], count: int | None, *, natural_order: bool
+) -> tuple[Tensor, list[str]]:
     """Returns (N,) int64 labels and the class names."""
-    if not all(re.fullmatch(r"\d+", each) for each in text):
-        if wrong := [each for each in text if not each or re.fullmatch(r"-\d+", each)]:
+    whole = [WHOLE.fullmatch(each) for each in text]
+    numbers = [int(match[1]) for match in whole if match]
+    if len(numbers) < len(text):
+        wrong = [each for each in text if not each or re.fullmatch(r"-\d+(\.0*)?", each)]
+        if numbers and all(NUMBER.fullmatch(each) for each in text if each):
+            wrong = [each for each, match in zip(text, whole, strict=True) if not match]
+        if wrong:
             raise ValueError(
-                f"expected a class for each image of {path}, got {wrong[0]!r}; set labelled=false"
+                f"expected a class for each image of {path}, a name or a whole number, got "
+                f"{wrong[0][:40]!r}; set labelled=false, or correct the label"
             )
-        classes = sorted(set(text))
+        classes = sorted(set(text), key=natural if natural_order else None)
         number = {name: label for label, name in enumerate(classes)}
         return torch.tensor([number[each] for each in text]), classes
-    label = torch.tensor([int(each) for each in text])
-    count = int(label.max()) + 1 if count is None else count
-    if label.max() >= count:
-        raise ValueError(
-            f"expected labels below num_classes={count} in {path}, got {int(label.max())}"
-        )
-    return label, [str(k) for k in range(count)]
+    return torch.tensor(numbers), numbered(max(numbers), count, str(path))

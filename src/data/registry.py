@@ -23,6 +23,7 @@ class RemoteFile:
         md5: Published MD5 digest; None if there is none.
         sha256: Published SHA-256 digest; None if there is none.
         extract: Whether the file is an archive that is unpacked in its folder and then deleted.
+        max_bytes: Largest size of a file whose size is unknown.
     """
 
     name: str
@@ -31,6 +32,7 @@ class RemoteFile:
     md5: str | None = None
     sha256: str | None = None
     extract: bool = False
+    max_bytes: int = 2**34
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ class BatchSampler(DistributedSampler[Tensor]):
     by image. Images that do not fill a batch on every process are left out of that epoch.
 
     Evaluation: global batch j is the same for any number of processes and goes to process
-    j % num_replicas. The end is padded with -1, so that every image is seen exactly once.
+    j % num_replicas. The end is padded with -1, so that every image is seen exactly once. A batch
+    is at most as large as the set.
 
     Args:
         n: Number of images.
@@ -49,6 +50,7 @@ class BatchSampler(DistributedSampler[Tensor]):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(range(n), num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]
+        batch_size = batch_size if shuffle else max(1, min(batch_size, n))
         self.n, self.batch_size, self.device = n, batch_size, device
         step = batch_size * num_replicas
         self.batches = n // step if shuffle else -(-n // step)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from src.data.datasets import PictureSource
 from src.data.decoding import rgb, threads_for
 from src.data.files import digest
+from src.data.opening import check_pixels
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def contents(source: PictureSource, title: str) -> Contents:
     def look(row: int) -> str | None:
         try:
             with read(row) as picture:
+                check_pixels(picture.size, source.view.max_pixels)
                 picture = rgb(picture)
             return digest(repr(picture.size), picture.tobytes())
         except Exception as error:  # decoders raise many types, which all mean a broken file

@@ -4,6 +4,7 @@ __all__ = ["METRICS", "FinishedRun", "ood_results", "write_report"]
 
 import csv
 import json
+import logging
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from src.metrics.matching import matching
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.records.atomic import try_to_write
@@ -28,6 +30,7 @@ from src.report.page import write_page
 from src.report.samples import Pictures, save_sample_figures
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
+log = logging.getLogger(__name__)
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics")
 
 
@@ -86,6 +89,7 @@ def write_report(run: FinishedRun, loggers: Sequence[Logger] = ()) -> dict[str, 
     results = ood_results(run.scores, run.data.get("groups", {}))
     has_table = try_to_write(run.run_dir / "ood.csv", lambda path: save_results(path, results))
     metrics = metrics_of(run, results)
+    tell_order(run.scores, run.data.get("classes", ()))
     evidence = evidence_of(run.scores, metrics, read_history(run.run_dir))
     figures = save_figures(run.run_dir, evidence)
     figures += save_sample_figures(run.run_dir, evidence, run.pictures)
@@ -117,6 +121,23 @@ def metrics_of(run: FinishedRun, results: Results) -> dict[str, Any]:
         "seconds": dict(run.seconds),
         "versions": versions(),
     }
+
+
+def tell_order(scores: Scores, classes: Sequence[str]) -> None:
+    """Warns if the network seems to know the ID classes in another order than the data."""
+    is_id = scores.source == 0
+    found = matching(scores.label[is_id], scores.prediction[is_id])
+    if found is None or not found.is_suspicious:
+        return
+    label, called = (
+        classes[k] if k < len(classes) else str(k) for k in (found.label, found.called)
+    )
+    log.warning(
+        "expected labels in the order of the network, got an ID accuracy of %.1f %%, which would "
+        "be %.1f %% in another order: the network means %r where it says %r; check the order of "
+        "the classes (natural_order=true sorts numbers as numbers, as timm does)",
+        *(100 * found.accuracy, 100 * found.matched, label, called),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -171,3 +172,31 @@ def test_a_set_of_torchvision_is_fetched_from_where_the_registry_says(tmp_path: 
     assert source.load().image[0, 0].unique().tolist() == [2]
     assert sorted(path.name for path in (tmp_path / "mine/dtd").iterdir()) == ["dtd"]
     assert not list(tmp_path.glob(".mine*"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"state": 1, "corrupt": {}}', "[" * 9999]
+)
+def test_a_damaged_report_is_no_report(
+    content: str, command: Command, capsys: Capture, data_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/verify.json").write_text(content)
+    asked = ["data=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}"]
+    assert "svhn present 2" in run(command, capsys, *asked)
+
+
+def test_names_of_files_are_shown_literally(
+    process: Process, data_dir: Path, tmp_path: Path
+) -> None:
+    folder = data_dir / "ood32/svhn"
+    (folder / "[red]a.png").write_text("")
+    (folder / "b.[bold]").write_text("")
+    os.close(os.open(os.fsencode(folder) + b"/caf\xe9.png", os.O_CREAT))
+    asked = ("data=cifar10_folder", f"data_dir={data_dir}", f"out={tmp_path / 'out'}")
+    done = process("src.data", *asked, "verify=true")
+    assert done.returncode == 1
+    said = "".join(done.stdout.split())
+    assert "[red]a.png" in said
+    assert "caf\\xe9.png" in said
+    assert "filesleftout:1.[bold]" in said

@@ -1,8 +1,10 @@
 """Downloads against a real server on this machine that breaks off, refuses and lies."""
 
+import gzip
 import hashlib
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,10 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_LZMA, ZipFile
 
 import pytest
 
+from src.data import download
 from src.data.download import extract, fetch, prepare
 from src.data.registry import Known, RemoteFile
 
@@ -314,3 +317,84 @@ def test_half_an_archive_is_no_archive(kind: str, tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[:5_000])
     with pytest.raises(ValueError, match=r"expected a whole archive, got .* fetch it again"):
         extract(archive, tmp_path / "inside")
+
+
+def tar_of(*headers: bytes, zeros: int = 0) -> bytes:
+    """A packed tar archive of these headers, each followed by so many megabytes of zeros."""
+    content = io.BytesIO()
+    with gzip.GzipFile(fileobj=content, mode="wb", compresslevel=1) as file:
+        for header in headers:
+            file.write(header)
+            for _ in range(zeros):
+                file.write(bytes(2**20))
+        file.write(bytes(1024))
+    return content.getvalue()
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.type = size, kind
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def zip_of(method: int = ZIP_DEFLATED, **names: bytes) -> bytes:
+    content = io.BytesIO()
+    with ZipFile(content, "w", method) as archive:
+        for name, data in names.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+def changed(content: bytes, at: int, to: int) -> bytes:
+    """Sets a byte in the header of the only member of a ZIP archive, in both of its places."""
+    edited = bytearray(content)
+    edited[at] = edited[content.index(b"PK\x01\x02") + at + 2] = to
+    return bytes(edited)
+
+
+BAD: dict[str, tuple[str, bytes]] = {
+    "a web page": ("zip", b"<html>log in</html>"),
+    "a web page as tar": ("tar.gz", b"<html>log in</html>"),
+    "nothing": ("zip", b""),
+    "nothing as tar": ("tar.gz", b""),
+    "a password": ("zip", changed(zip_of(a=b"x" * 99), 6, 1)),
+    "bzip2, which unpacks to any size at once": ("zip", zip_of(ZIP_BZIP2, a=b"x")),
+    "lzma": ("zip", zip_of(ZIP_LZMA, a=b"x")),
+    "an unknown method": ("zip", changed(zip_of(a=b"x" * 99), 8, 99)),
+    "a wrong checksum": ("zip", zip_of(0, a=b"xyz").replace(b"xyz", b"xyy")),
+    "a name too long": ("tar.gz", tar({"a" * 300: b"x"})),
+    "a file in the place of a folder": ("tar.gz", tar({"a": b"x", "a/b": b"y"})),
+    "a device": ("tar.gz", tar_of(header("a", 0, tarfile.CHRTYPE))),
+    "a negative size": ("tar.gz", tar_of(header("a", 0)[:124] + b"\xff" * 12 + bytes(376))),
+    "long names without end": ("tar.gz", tar_of(header("a", 200 * 2**20, b"L"), zeros=200)),
+    "a description without end": ("tar.gz", tar_of(header("a", 200 * 2**20, b"x"), zeros=200)),
+    "empty files without end": ("tar.gz", tar_of(*[header("a", 0)] * 3000)),
+    "bits that are wrong": ("tar.gz", tar_of(header("a", 5))[:-12] + bytes(12)),
+}
+
+
+@pytest.mark.parametrize(("suffix", "content"), BAD.values(), ids=BAD)
+def test_a_bad_archive_is_refused_in_a_sentence_and_little_memory(
+    suffix: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SPARE", 2**20)
+    archive = tmp_path / f"a.{suffix}"
+    archive.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"^expected .*\ba\b.*"):
+        extract(archive, tmp_path / "inside")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KB
+
+
+def test_a_full_disk_is_not_the_fault_of_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zip_of(a=bytes(2**16)))
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from src.data.download import *;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**10, 2**10));"
+        "extract(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "a.zip"), str(tmp_path / "inside")]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert "OSError: [Errno 27] File too large" in done.stderr
+    assert "expected a whole archive" not in done.stderr

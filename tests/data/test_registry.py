@@ -61,6 +61,12 @@ def test_a_file_has_a_checksum(file: RemoteFile) -> None:
     assert file.bytes is None or (isinstance(file.bytes, int) and file.bytes > 0)
 
 
+def test_only_files_whose_sha256_nobody_publishes_have_none() -> None:
+    assert {name for name, file in FETCHED if file.sha256 is None} == {
+        "lsun_crop", "lsun_resize", "isun", "inaturalist", "sun", "places", "ninco", "openimage_o"
+    }  # fmt: skip
+
+
 @each_file
 def test_a_file_stays_in_the_folder_of_its_set(file: RemoteFile) -> None:
     path = PurePosixPath(file.name)

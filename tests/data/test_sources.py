@@ -395,6 +395,18 @@ def test_a_codec_that_id_images_do_not_share_cannot_be_matched(jpegs: Path, fold
         ImageData(jpeg, jpeg, {"noise": Noise(5)}, match_codec=True)
 
 
+def test_a_corrupt_image_is_refused_or_skipped_when_codecs_are_matched(
+    jpegs: Path, folder: Path
+) -> None:
+    damage(folder)
+    source = ImageFolder(jpegs, 8)
+    with pytest.raises(ValueError, match=r"(2|5).png, which cannot be decoded .* on_corrupt=skip"):
+        ImageData(source, source, {"pets": ImageFolder(folder, 8)}, match_codec=True)
+    ood = {"pets": ImageFolder(folder, 8, on_corrupt="skip")}
+    data = ImageData(source, source, ood, match_codec=True)
+    assert data.codec_change["pets"] > 10
+
+
 # --- the facts of a benchmark
 
 

@@ -206,6 +206,23 @@ def test_every_logger_gets_the_scalars_of_every_ood_set(
                 assert float(row[f"ood/{source}/{detector}/{key}"]) == value
 
 
+@pytest.mark.parametrize("shift", [0, 1])
+def test_labels_in_another_order_than_the_network_knows_are_told(
+    shift: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = some_scores()
+    scores.prediction = (scores.prediction + shift) % 10
+    names = list("abcdefghij")
+    write_report(FinishedRun(tmp_path, scores, **FACTS, data={"classes": names}))
+    told = [
+        text for text in caplog.messages if "expected labels in the order of the network" in text
+    ]
+    assert len(told) == shift
+    if shift:
+        assert "accuracy of 0.0 %, which would be 90.0 % in another order" in told[0]
+        assert "natural_order=true" in told[0]
+
+
 @pytest.mark.slow
 def test_a_report_can_be_read_back_from_an_offline_wandb_run(tmp_path: Path) -> None:
     write_history(tmp_path, epochs=30)
