@@ -165,7 +165,7 @@ def report(
     )
     metrics = write_report(run, trainer.loggers)
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
-    if not (run_dir / "metrics.json").exists():
+    if not all((run_dir / name).exists() for name in ("metrics.json", "report.html")):
         raise no_room("results", run_dir)
     with suppress(OSError):  # a folder with files of the user stays
         for name in KEPT:
