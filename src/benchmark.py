@@ -252,9 +252,7 @@ class Benchmark(L.LightningModule):
     def _precision(self) -> AbstractContextManager[None]:
         return nullcontext() if self.autocast else _float32(self.device)
 
-    def _observe(
-        self, image: Tensor, detectors: Collection[Detector], loader: str
-    ) -> ForwardPass:
+    def _observe(self, image: Tensor, detectors: Collection[Detector], loader: str) -> ForwardPass:
         self.passes[loader] += 1
         for detector in detectors:
             detector.prepare(self.network)

@@ -1,6 +1,5 @@
 """Laws of the benchmark, on real test loops over a tiny network."""
 
-import os
 from collections.abc import Callable
 from math import ceil, inf
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.benchmark import Benchmark
-from src.data import ImageData, ImageSet
+from src.data import ImageData
 from src.detectors import FSSD, KNN, MSP, SHE, Detector, Energy, FeatureNorm, MaxLogit, Perturbed
 from src.metrics import Scores, feature_norm
 from src.models import ResNet
@@ -404,7 +403,7 @@ def test_scores_of_an_earlier_fit_are_not_taken_beside_a_later_one(tmp_path: Pat
     (tmp_path / "fit.pt").unlink()
     with pytest.raises(RuntimeError, match="cut off"):  # after another fit, before any source
         kept_run(tmp_path, 0, new_network())
-    assert os.listdir(tmp_path) == ["fit.pt"]
+    assert [*tmp_path.iterdir()] == [tmp_path / "fit.pt"]
 
 
 def test_of_a_benchmark_that_ended_only_the_last_source_is_scored_again(tmp_path: Path) -> None:

@@ -177,7 +177,9 @@ class ImageData(L.LightningDataModule):
     def identity(self, name: str) -> str:
         """Returns a digest of the images of a decoded set and of their labels, in their order."""
         images = self._decoded(name)
-        label = images.files.label[images.row] if isinstance(images, StoredImages) else images.label
+        label = (
+            images.files.label[images.row] if isinstance(images, StoredImages) else images.label
+        )
         parts = (self.sets[name]["sha256"].encode(), label.cpu().numpy().tobytes())
         return digest(*parts, str(self.validation_size) if name == "train" else "")
 

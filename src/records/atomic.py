@@ -18,9 +18,7 @@ warned: set[int] = set()  # devices of full disks that were reported
 locks: set[int] = set()  # file descriptors of the files that this process holds
 
 
-def write_whole(
-    path: Path, write: Callable[[Path], object], *, may_replace: bool = True
-) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, may_replace: bool = True) -> None:
     """Writes a file elsewhere, syncs it and renames it: a kill leaves the old file or the new.
 
     It is written in a new folder beside its place, so that nothing that was there before, such as

@@ -77,12 +77,14 @@ def whole_epochs(
     found: dict[int, dict[int, list[str]]] = {}
     for row in rows:
         try:
-            epoch, block, depth, *means, selected = row
+            epoch, _, depth, *means, selected = row
             assert len([float(mean) for mean in means]) == len(MEANS)
             found.setdefault(int(epoch), {})[int(depth)] = [*row[:-1], str(int(selected))]
         except (AssertionError, ValueError):
             is_damaged = True
-    by_depth = {epoch: [found[epoch][at] for at in sorted(found[epoch])] for epoch in sorted(found)}
+    by_depth = {
+        epoch: [found[epoch][at] for at in sorted(found[epoch])] for epoch in sorted(found)
+    }
     blocks = {epoch: tuple(row[1] for row in rows) for epoch, rows in by_depth.items()}
     usual = Counter(blocks.values()).most_common(1)
     whole = {

@@ -4,7 +4,6 @@ __all__ = ["Pictures", "sample_figures"]
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np

@@ -88,7 +88,7 @@ def _found(run_dir: Path) -> list[str]:
     if HydraConfig.initialized():
         hydra = HydraConfig.get()
         own = {str(hydra.output_subdir), f"{hydra.job.name}.log"}
-    names = os.listdir(run_dir) if run_dir.exists() else []
+    names = [path.name for path in run_dir.iterdir()] if run_dir.exists() else []
     return sorted(each for each in names if each not in own and not each.startswith(PARTIAL))
 
 

@@ -581,7 +581,7 @@ def test_a_run_that_cannot_be_read_is_left_out_and_the_others_are_compared(
     harm(tmp_path / "run1")
     found = rows_of(tmp_path)
     assert sorted(run.path.parent.name for run in found.rows[0].runs) == ["run0", "run2"]
-    (note,) = [note for note in found.notes if note.startswith("left out")]
+    note = next(note for note in found.notes if note.startswith("left out"))
     assert str(tmp_path / "run1") in note
     assert "expected" in note
     assert tables(found, detectors=["msp"])

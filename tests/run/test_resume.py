@@ -110,7 +110,8 @@ def test_a_copy_of_a_run_goes_on_where_it_is_and_leaves_the_original_alone(
     tmp_path: Path,
 ) -> None:
     begun, copy = tmp_path / "begun", tmp_path / "copy"
-    loggers = ("logger=[wandb,tensorboard]",) if find_spec("tensorboard") else ("logger=wandb",)
+    found = [name for name in ("tensorboard", "mlflow") if find_spec(name)]
+    loggers = [f"logger=[{','.join(['wandb', *found])}]"]
     forked("tests.run.mishap", "training", *QUICK, *loggers, f"hydra.run.dir={begun}")
     shutil.copytree(begun, copy)
     before = content(begun)
