@@ -167,7 +167,7 @@ def follow(database: Path) -> None:
                 continue
             for table, column in places:
                 opened.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # noqa: S608
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                     f"WHERE substr({column} || '/', 1, ?) = ?",
                     (here, len(home) + 1, len(home) + 1, f"{home}/"),
                 )
