@@ -100,8 +100,17 @@ class BlockSelection(L.Callback):
         """Prepares the metric, and reads the history of an interrupted run."""
         self.check(_network(module))
         self.norm_ratio = NormRatio(len(_network(module).blocks))
-        if self.history:
+        if self.history and trainer.is_global_zero:
             self._writer = HistoryWriter(Path(trainer.default_root_dir))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the history so far, for the case that its file is damaged."""
+        return {"history": self._writer.rows} if self._writer else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the file of the history again if it was damaged."""
+        if self._writer:
+            self._writer.restore(state.get("history", ()))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Opens the hooks."""

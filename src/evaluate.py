@@ -30,7 +30,7 @@ def evaluate(cfg: DictConfig) -> None:
     from src.run.configuration import check_trained
     from src.run.directory import is_finished
     from src.run.parts import build
-    from src.run.session import report, report_selection
+    from src.run.session import report, report_selection, run_benchmark, running
     from src.run.targets import check_installed
     from src.run.trainer import new_trainer, seed_everything
 
@@ -53,13 +53,14 @@ def evaluate(cfg: DictConfig) -> None:
         )
     trainer = new_trainer(cfg, [selection])
 
-    start = perf_counter()
-    if selection is not None:
-        trainer.validate(classifier, datamodule=data, verbose=False)
-        report_selection(cfg, trainer, classifier.network)
-    if cfg.benchmark:
-        benchmark.run(trainer, data, keep_in=Path(cfg.run_dir) / "benchmark")
-        report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
+    with running(cfg):
+        start = perf_counter()
+        if selection is not None:
+            trainer.validate(classifier, datamodule=data, verbose=False)
+            report_selection(cfg, trainer, classifier.network)
+        if cfg.benchmark:
+            run_benchmark(cfg, trainer, benchmark, data)
+            report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
 
 
 def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:

@@ -12,7 +12,6 @@ python -m src.train -m seed=0,1,2 hydra.sweep.dir=DIR resume=auto      resumes a
 __all__ = ["main", "train"]
 
 import sys
-from pathlib import Path
 from time import perf_counter
 
 import hydra
@@ -25,7 +24,7 @@ def train(cfg: DictConfig) -> None:
     """Runs one experiment and leaves its results in `cfg.run_dir`."""
     from src.run.directory import is_finished, resumed
     from src.run.parts import build
-    from src.run.session import after_fit, check_saved, report
+    from src.run.session import after_fit, check_saved, report, run_benchmark, running
     from src.run.targets import check_installed
     from src.run.trainer import callbacks, new_trainer, seed_everything
 
@@ -37,16 +36,17 @@ def train(cfg: DictConfig) -> None:
     classifier, data, benchmark, selection = build(cfg, trains=True)
     trainer = new_trainer(cfg, [selection, *callbacks(cfg)])
 
-    start = perf_counter()
-    trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    trained = perf_counter()
-    after_fit(cfg, trainer)
-    if not cfg.benchmark:
-        check_saved(cfg, trainer)
-        return
-    benchmark.run(trainer, data, keep_in=Path(cfg.run_dir) / "benchmark")
-    seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
-    report(cfg, trainer, benchmark, data, seconds)
+    with running(cfg):
+        start = perf_counter()
+        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        trained = perf_counter()
+        after_fit(cfg, trainer)
+        if not cfg.benchmark:
+            check_saved(cfg, trainer)
+            return
+        run_benchmark(cfg, trainer, benchmark, data)
+        seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
+        report(cfg, trainer, benchmark, data, seconds)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")

@@ -1,5 +1,6 @@
 """Laws of the benchmark, on real test loops over a tiny network."""
 
+from collections.abc import Callable
 from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal
@@ -320,3 +321,94 @@ def test_what_a_benchmark_of_other_weights_has_left_is_not_taken(tmp_path: Path)
     assert kept_run(tmp_path, inf, other).scores.score.equal(
         kept_run(tmp_path / "new", inf, other).scores.score
     )
+
+
+class Retouched(Memory):
+    """The images of a source with one pixel or one label changed."""
+
+    def __init__(self, name: str, *, label: bool = False) -> None:
+        self.images = images = source_of(name).images
+        if label:
+            images.label[0] = (images.label[0] + 1) % 3
+        else:
+            images.image[0, 0, 0, 0] ^= 255
+
+
+def gone_on_with(
+    folder: Path, harm: Callable[[Path], object], data: ImageData, settings: str = ""
+) -> Benchmark:
+    """A benchmark that is cut off after a fit and two of four sources, then harmed, and ends."""
+    with pytest.raises(RuntimeError, match="cut off"):
+        kept_run(folder, ceil(COUNTS["id"] / BATCH) + ceil(COUNTS["near"] / BATCH), new_network())
+    harm(folder)
+    detectors = {"she": SHE(), "msp": MSP()}
+    benchmark = Benchmark(new_network(), detectors, data.sources)
+    benchmark.run(new_trainer(), data, keep_in=folder, settings=settings)
+    fresh = Benchmark(new_network(), {"she": SHE(), "msp": MSP()}, data.sources)
+    fresh.run(new_trainer(), data)
+    assert benchmark.scores.score.equal(fresh.scores.score)
+    assert benchmark.scores.label.equal(fresh.scores.label)
+    assert benchmark.forward_passes == fresh.forward_passes
+    return benchmark
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "again"),
+    [
+        ("near", False, ("near", "far", "single")),
+        ("id", True, ("id", "far", "single")),
+        ("far", False, ("far", "single")),
+        ("train", False, tuple(COUNTS)),
+        ("train", True, tuple(COUNTS)),
+    ],
+)
+def test_what_has_changed_since_is_scored_again_and_nothing_else(
+    name: str, label: bool, again: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = new_data()
+    data.named[name] = Retouched(name, label=label)
+    benchmark = gone_on_with(tmp_path, lambda folder: None, data)
+    assert benchmark.remaining == again
+    assert benchmark.fit_on == (("train",) if name == "train" else ())
+
+
+def test_what_was_scored_with_other_settings_is_scored_again(tmp_path: Path) -> None:
+    benchmark = gone_on_with(tmp_path, lambda folder: None, new_data(), settings="she: {k: 2}")
+    assert (benchmark.fit_on, benchmark.remaining) == (("train",), tuple(COUNTS))
+
+
+@pytest.mark.parametrize("file", ["fit.pt", "scores.pt"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "other"])
+def test_a_kept_file_that_is_damaged_is_made_again_and_says_so(
+    file: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def harm(folder: Path) -> None:
+        path = folder / file
+        content = bytearray(path.read_bytes())
+        if how == "flipped":
+            content[len(content) // 2] ^= 1
+        path.write_bytes(content if how == "flipped" else content[:50] if how == "cut" else b"")
+        if how == "other":
+            torch.save({"weights": "0"}, path)
+
+    benchmark = gone_on_with(tmp_path, harm, new_data())
+    assert f"{tmp_path / file} is damaged or of an earlier version" in caplog.text
+    assert benchmark.remaining == tuple(COUNTS)
+    assert benchmark.fit_on == (("train",) if file == "fit.pt" else ())
+
+
+def test_scores_of_an_earlier_fit_are_not_taken_beside_a_later_one(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="cut off"):
+        kept_run(tmp_path, 5, new_network())
+    (tmp_path / "fit.pt").unlink()
+    with pytest.raises(RuntimeError, match="cut off"):  # after another fit, before any source
+        kept_run(tmp_path, 0, new_network())
+    assert [*tmp_path.iterdir()] == [tmp_path / "fit.pt"]
+
+
+def test_of_a_benchmark_that_ended_only_the_last_source_is_scored_again(tmp_path: Path) -> None:
+    whole = kept_run(tmp_path, inf, new_network())
+    again = kept_run(tmp_path, inf, new_network())
+    assert (again.fit_on, again.remaining) == ((), ("single",))
+    assert again.scores.score.equal(whole.scores.score)
+    assert again.forward_passes == whole.forward_passes

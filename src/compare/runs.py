@@ -10,12 +10,9 @@ from pathlib import Path
 from statistics import correlation
 from typing import Any
 
-import yaml
-
+from src.compare.schema import METRICS, read_config, read_metrics
 from src.records.columns import block_columns, detector_columns
 
-METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
-NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
 # settings that do not make another experiment: paths, and the keys of `src.evaluate`
 APART = {
     *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
@@ -31,40 +28,17 @@ class Run:
         path: Path of the metrics file.
 
     Raises:
-        ValueError: If the file is not the metrics file of a run.
+        ValueError: If the file is not the metrics file of a run, or its config.yaml is none.
+        OSError: If one of them cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.text = path.read_bytes()
-        try:
-            metrics = json.loads(self.text)
-        except ValueError as error:
-            raise ValueError(
-                f"expected the metrics.json of a run, got {path}, which is not valid JSON "
-                f"({error}); repeat its benchmark: python -m src.evaluate checkpoint=..."
-            ) from None
-        self.metrics: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
-        if missing := [key for key in NEEDED if key not in self.metrics]:
-            raise ValueError(
-                f"expected the metrics.json of a run, got {path} without {', '.join(missing)}; "
-                "give directories of src.train or src.evaluate"
-            )
-        for name, each in self.results.items():
-            if not set(METRICS) <= each.get("average", {}).keys():
-                raise ValueError(
-                    f"expected {', '.join(METRICS)} of each detector's average, got {path} "
-                    f"without those of {name}; repeat its benchmark: python -m src.evaluate ..."
-                )
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration; empty without a config.yaml beside metrics.json."""
-        path = self.path.with_name("config.yaml")
-        if self.path.name != "metrics.json" or not path.exists():
-            return {}
-        config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return config if isinstance(config, dict) else {}
+        self.text, self.metrics = read_metrics(path)
+        beside = path.with_name("config.yaml")
+        has_config = path.name == "metrics.json" and beside.exists()
+        # the resolved configuration; empty without a config.yaml beside metrics.json
+        self.config = read_config(beside) if has_config else {}
 
     @property
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -102,7 +76,7 @@ class Run:
             parts = key.split(".")
             if parts[0] in APART or APART_ANYWHERE & set(parts) or value in (None, False, {}, []):
                 continue
-            text = value if isinstance(value, str) else json.dumps(value)
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
             setting[key] = text.removeprefix(root)
         if setting.get("checkpoint"):  # a training run benchmarks its last checkpoint
             setting["checkpoint"] = Path(setting["checkpoint"]).stem
@@ -203,7 +177,7 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
                     left_out.append(f"{file}: empty, the job failed before the run began")
                 else:
                     runs[file.resolve()] = Run(file)
-            except ValueError as error:
+            except (OSError, ValueError) as error:
                 if file.name == "metrics.json":  # other JSON files are ignored
                     left_out.append(f"{file}: {error}")
     if not runs:

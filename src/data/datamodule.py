@@ -23,6 +23,7 @@ from src.data.checks import (
 )
 from src.data.codec import match_codec_of
 from src.data.datasets import Batch, ImageSet, Source, StoredImages
+from src.data.files import digest
 from src.data.sampling import BatchSampler, held_out_first
 from src.data.transforms import CropFlip
 
@@ -174,6 +175,15 @@ class ImageData(L.LightningDataModule):
         return {"protocol": self.protocol, "groups": groups, "classes": classes, "sets": sets} | (
             {"codec_change": self.codec_change} if self.codec_change else {}
         )
+
+    def identity(self, name: str) -> str:
+        """Returns a digest of the images of a decoded set and of their labels, in their order."""
+        images = self._decoded(name)
+        label = (
+            images.files.label[images.row] if isinstance(images, StoredImages) else images.label
+        )
+        parts = (self.sets[name]["sha256"].encode(), label.cpu().numpy().tobytes())
+        return digest(*parts, str(self.validation_size) if name == "train" else "")
 
     def pictures(self, name: str, index: Tensor) -> Tensor:
         """Returns the (n, C, H, W) uint8 images at these positions of a set, on the CPU."""

@@ -3,6 +3,7 @@
 __all__ = ["CSVLogger"]
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from lightning.pytorch.loggers import CSVLogger as LightningCSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from src.records.atomic import try_to_write
+
+log = logging.getLogger(__name__)
 
 
 class CSVLogger(LightningCSVLogger):
@@ -36,8 +39,11 @@ class Rows:
         self.earlier: list[dict[str, Any]] = []  # of the interrupted run
         self.written: list[dict[str, Any]] = []
         if path.exists():
-            with path.open(newline="") as file:
-                self.earlier = list(csv.DictReader(file))
+            with path.open(newline="", errors="replace") as file:
+                rows = list(csv.DictReader(file))
+            self.earlier = [row for row in rows if is_whole(row)]
+            if self.earlier != rows:
+                log.warning("%s is damaged; it goes on with the rows that are whole", path)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         """Adds a row; the first one replaces all rows of an interrupted run from its step on."""
@@ -52,6 +58,11 @@ class Rows:
         rows = [*self.written, *self.metrics]
         if self.metrics and try_to_write(self.path, lambda partial: write_rows(partial, rows)):
             self.written, self.metrics = rows, []
+
+
+def is_whole(row: Mapping[Any, Any]) -> bool:
+    """Whether a row has a step, and a value or an empty cell in each column."""
+    return None not in row and None not in row.values() and str(row.get("step", "")).isdecimal()
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

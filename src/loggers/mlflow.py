@@ -5,7 +5,9 @@ __all__ = ["MLflowLogger", "mlflow_logger"]
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,11 +145,32 @@ def open_run(
         Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(tracking_uri)
     if run_id is not None:
+        if tracking_uri.startswith(SQLITE):
+            follow(Path(tracking_uri.removeprefix(SQLITE)))
         return run_id
     at = experiment_id(client, experiment, tracking_uri)
     known = {key: value for key, value in tags.items() if value is not None}
     opened: str = client.create_run(at, run_name=name, tags=known | git_tags()).info.run_id
     return opened
+
+
+def follow(database: Path) -> None:
+    """Keeps artifacts beside the database, also where that was moved or copied to.
+
+    MLflow writes their absolute address into it once, and has no command that changes it.
+    """
+    here = (database.parent / "artifacts").absolute().as_uri()
+    places = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+    with closing(sqlite3.connect(database)) as opened, opened:
+        for (home,) in opened.execute("SELECT artifact_location FROM experiments").fetchall():
+            if not re.fullmatch("file:.*/artifacts", str(home)):
+                continue
+            for table, column in places:
+                opened.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE substr({column} || '/', 1, ?) = ?",
+                    (here, len(home) + 1, len(home) + 1, f"{home}/"),
+                )
 
 
 def allowed(params: Any) -> Any:

@@ -4,7 +4,9 @@ __all__ = ["History", "HistoryWriter", "read_history", "read_stability", "write_
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from src.records.atomic import try_to_write
 
+log = logging.getLogger(__name__)
 HISTORY = "norm_ratio.csv"
 STABILITY = "selection_stability.json"
 MEANS = ("norm_id", "norm_pseudo_ood", "ratio")
@@ -35,25 +38,61 @@ class History(NamedTuple):
 def read_history(place: Path) -> History | None:
     """Returns the NormRatio history of a run, or None if it has none.
 
-    An epoch that a resumed run repeated counts once.
+    An epoch that a resumed run repeated counts once. One that was damaged does not count.
 
     Args:
         place: Run directory, or the CSV file itself.
     """
     file = place / HISTORY if place.is_dir() else place
-    if not file.is_file():
+    whole, _ = _epochs(file)
+    if not whole:
         return None
-    with file.open(newline="") as stream:
-        rows = {(int(row["epoch"]), int(row["depth"])): row for row in csv.DictReader(stream)}
-    epoch, depth = (sorted({key[axis] for key in rows}) for axis in (0, 1))
+    epoch, tables = [*whole], [*whole.values()]
 
-    def values(name: str) -> Array:
-        return np.array([[float(rows[e, d][name]) for d in depth] for e in epoch])
+    def values(column: str) -> Array:
+        at = COLUMNS.index(column)
+        return np.array([[float(row[at]) for row in table] for table in tables])
 
-    block = [rows[epoch[-1], d]["block"] for d in depth]
+    block = [row[1] for row in tables[-1]]
     norm_id, norm_pseudo_ood, ratio = map(values, MEANS)
     selected = values("selected").argmax(axis=1)
     return History(file, epoch, block, norm_id, norm_pseudo_ood, ratio, selected)
+
+
+def _epochs(file: Path) -> tuple[dict[int, list[list[str]]], bool]:
+    """Returns the rows of each whole epoch, by depth, and whether the file holds anything else."""
+    if not file.is_file():
+        return {}, False
+    header, *rows = csv.reader(file.read_text(errors="replace").splitlines() or [""])
+    return whole_epochs(rows, is_damaged=header != [*COLUMNS])
+
+
+def whole_epochs(
+    rows: Iterable[Sequence[str]], *, is_damaged: bool = False
+) -> tuple[dict[int, list[list[str]]], bool]:
+    """Returns the rows of each whole epoch, by depth, and whether there are others.
+
+    An epoch is whole if it has the blocks of most epochs, one of which is selected.
+    """
+    found: dict[int, dict[int, list[str]]] = {}
+    for row in rows:
+        try:
+            epoch, _, depth, *means, selected = row
+            assert len([float(mean) for mean in means]) == len(MEANS)
+            found.setdefault(int(epoch), {})[int(depth)] = [*row[:-1], str(int(selected))]
+        except (AssertionError, ValueError):
+            is_damaged = True
+    by_depth = {
+        epoch: [found[epoch][at] for at in sorted(found[epoch])] for epoch in sorted(found)
+    }
+    blocks = {epoch: tuple(row[1] for row in rows) for epoch, rows in by_depth.items()}
+    usual = Counter(blocks.values()).most_common(1)
+    whole = {
+        epoch: rows
+        for epoch, rows in by_depth.items()
+        if blocks[epoch] == usual[0][0] and [row[-1] for row in rows].count("1") == 1
+    }
+    return whole, is_damaged or whole.keys() != found.keys()
 
 
 class HistoryWriter:
@@ -65,10 +104,16 @@ class HistoryWriter:
 
     def __init__(self, run_dir: Path) -> None:
         self.file = run_dir / HISTORY
-        self._rows: list[list[str]] = []
-        if self.file.exists():
-            with self.file.open(newline="") as stream:
-                self._rows = list(csv.reader(stream))[1:]
+        whole, self._is_damaged = _epochs(self.file)
+        self.rows = [row for rows in whole.values() for row in rows]
+
+    def restore(self, rows: Iterable[Sequence[str]]) -> None:
+        """Makes the file again, if it was damaged, from its rows in a checkpoint."""
+        if self._is_damaged:
+            log.warning("%s is damaged; it is made again", self.file)
+            whole, _ = whole_epochs(rows)
+            self.rows = [row for each in whole.values() for row in each] or self.rows
+            try_to_write(self.file, self._write)
 
     def add(
         self, epoch: int, blocks: Sequence[str], mean: Mapping[str, Sequence[float]], selected: str
@@ -81,16 +126,16 @@ class HistoryWriter:
             mean: (L,) values of each of `norm_id`, `norm_pseudo_ood` and `ratio`.
             selected: Name of the selected block.
         """
-        self._rows = [row for row in self._rows if int(row[0]) < epoch]
+        self.rows = [row for row in self.rows if int(row[0]) < epoch]
         for position, block in enumerate(blocks):
             means = [mean[name][position] for name in MEANS]
             row = [epoch, block, position + 1, *means, int(block == selected)]
-            self._rows.append([str(value) for value in row])
+            self.rows.append([str(value) for value in row])
         try_to_write(self.file, self._write)
 
     def _write(self, path: Path) -> None:
         with path.open("w", newline="") as stream:
-            csv.writer(stream).writerows([COLUMNS, *self._rows])
+            csv.writer(stream).writerows([COLUMNS, *self.rows])
 
 
 def write_stability(run_dir: Path, stability: Mapping[str, Any]) -> None:
@@ -102,5 +147,11 @@ def write_stability(run_dir: Path, stability: Mapping[str, Any]) -> None:
 def read_stability(run_dir: Path) -> dict[str, Any]:
     """Returns how stable the selection of a run is; empty if that was not measured."""
     file = run_dir / STABILITY
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    return found
+    try:
+        found = json.loads(file.read_bytes()) if file.exists() else {}
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    log.warning("%s is damaged; it is left out", file)
+    return {}

@@ -1,8 +1,8 @@
 """Figures of a finished run: NormRatio of its blocks, and the scores of its detectors."""
 
-__all__ = ["save_figure", "save_figures"]
+__all__ = ["figures_of", "save_figures"]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from itertools import cycle, product
@@ -22,6 +22,7 @@ from src.records.columns import detector_columns
 from src.records.history import Array, History
 from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE
 from src.report.blocks import Block
+from src.report.drawing import drawn
 from src.report.evidence import PSEUDO_OOD, Evidence
 
 Color = str | tuple[float, ...]
@@ -181,40 +182,57 @@ def label_ends(axes: Axes, names: Sequence[str], ends: Array, colors: Sequence[C
         )  # fmt: skip
 
 
-def figures_of(evidence: Evidence) -> dict[str, Figure]:
-    """Returns each figure that the run has data for, by its name."""
-    figures: dict[str, Figure] = {}
+def figures_of(evidence: Evidence) -> dict[str, Callable[[], Figure]]:
+    """Returns what draws each figure that the run has data for, by its name."""
+    figures: dict[str, Callable[[], Figure]] = {}
     if evidence.history:
-        figures["norm_ratio_curves"] = norm_ratio_curves(evidence.history)
+        figures["norm_ratio_curves"] = partial(norm_ratio_curves, evidence.history)
     if any(block.norm_ratio is not None for block in evidence.blocks):
-        figures["norm_ratio_by_depth"] = norm_ratio_by_depth(evidence.blocks)
+        figures["norm_ratio_by_depth"] = partial(norm_ratio_by_depth, evidence.blocks)
     if sum(block.results is not None for block in evidence.blocks) > 1:
-        figures["norm_by_depth"] = norm_by_depth(evidence)
-    if shown := evidence.compared:
-        figures["score_histograms"] = score_histograms(evidence, shown)
-        figures["roc"] = roc(evidence, shown)
-        others = len(detector_columns(evidence.results)) - 1
-        if len(shown) - 1 < others:
-            title = (
-                f"{shown[0]}, and the best {len(shown) - 1} of {others} others by average AUROC "
-                "(all: ood.csv)"
-            )
-            for name in ("score_histograms", "roc"):
-                figures[name].suptitle(title, fontsize="large")
+        figures["norm_by_depth"] = partial(norm_by_depth, evidence)
+    if evidence.compared:
+        figures["score_histograms"] = partial(of_compared, score_histograms, evidence)
+        figures["roc"] = partial(of_compared, roc, evidence)
     return figures
 
 
-def save_figures(run_dir: Path, evidence: Evidence) -> list[Path]:
-    """Draws all figures that the run has data for into `figures/`; returns their paths."""
-    figures = figures_of(evidence)
-    paths = [run_dir / "figures" / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        save_figure(path, figure)
+def of_compared(draw: Callable[[Evidence, Sequence[str]], Figure], evidence: Evidence) -> Figure:
+    """Returns a figure of the compared detectors, which says how many others there are."""
+    shown = evidence.compared
+    figure = draw(evidence, shown)
+    others = len(detector_columns(evidence.results)) - 1
+    if len(shown) - 1 < others:
+        figure.suptitle(
+            f"{shown[0]}, and the best {len(shown) - 1} of {others} others by average AUROC "
+            "(all: ood.csv)",
+            fontsize="large",
+        )
+    return figure
+
+
+def save_figures(
+    run_dir: Path, figures: Mapping[str, Callable[[], Figure]], *, colors: int = 64
+) -> list[Path]:
+    """Draws figures into `figures/`; returns the paths of those that could be drawn.
+
+    One that cannot be drawn costs nothing else; a warning names it.
+    """
+    paths = []
+    for name, draw in figures.items():
+        path = run_dir / "figures" / f"{name}.png"
+        if drawn(f"figures/{name}.png", partial(save_figure, path, draw, colors=colors)):
+            paths.append(path)
     return paths
 
 
-def save_figure(path: Path, figure: Figure, *, colors: int = 64) -> None:
-    """Writes a PNG file of few colors: 64 save two thirds of the bytes, with no visible loss."""
-    figure.savefig(picture := BytesIO(), dpi=130)
+def save_figure(path: Path, draw: Callable[[], Figure], *, colors: int = 64) -> bool:
+    """Writes a PNG file of few colors: 64 save two thirds of the bytes, with no visible loss.
+
+    Returns:
+        True, also if there was no room: it is drawn, and missing.
+    """
+    draw().savefig(picture := BytesIO(), dpi=130)
     image = Image.open(picture).convert("RGB").quantize(colors)
     try_to_write(path, partial(image.save, optimize=True))
+    return True

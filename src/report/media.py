@@ -19,6 +19,7 @@ from PIL import Image
 from src.loggers import Dispensable, Lines, Media
 from src.records.columns import detector_columns
 from src.records.history import read_history
+from src.report.drawing import drawn
 from src.report.evidence import Evidence, Roc
 from src.report.samples import MOST_CLASSES, Pictures, images_of
 
@@ -72,7 +73,7 @@ def evenly(count: int, most: int) -> list[int]:
 def log_report(
     run_dir: Path,
     metrics: Mapping[str, Any],
-    evidence: Evidence,
+    evidence: Evidence | None,
     figures: Sequence[Path],
     loggers: Sequence[Logger],
     *,
@@ -87,7 +88,7 @@ def log_report(
     Args:
         run_dir: Directory of the run.
         metrics: The content of `metrics.json`.
-        evidence: What the scores of the run show.
+        evidence: What the scores of the run show; without it, no chart or image is sent.
         figures: PNG files.
         loggers: Loggers of the trainer.
         step: Number of training steps, at which the results are logged.
@@ -95,17 +96,19 @@ def log_report(
     """
     scalars = {
         "/".join(("ood", *(re.sub(r"\W", "_", part) for part in (source, detector, key)))): value
-        for detector in detector_columns(evidence.results)
-        for source, row in evidence.results[detector].items()
+        for detector in detector_columns(metrics["detectors"])
+        for source, row in metrics["detectors"][detector].items()
         for key, value in row.items()
     }
     facts = {key: metrics[key] for key in ("selected_block", "id_accuracy")}
+    ours = [logger for logger in loggers if isinstance(logger, Dispensable)]
     media = None
+    if ours and evidence is not None and (run_dir / "metrics.json").exists():
+        media = drawn("charts", lambda: media_of(run_dir, evidence, figures, pictures))
     for logger in loggers:
         if isinstance(logger, Dispensable):
             logger.log_results(scalars, facts, step)
-            if (run_dir / "metrics.json").exists():
-                media = media or media_of(run_dir, evidence, figures, pictures)
+            if media is not None:
                 logger.log_media(media, step)
         else:
             logger.log_metrics(scalars, step)

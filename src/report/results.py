@@ -23,11 +23,12 @@ from src.records.atomic import try_to_write
 from src.records.git_state import git_state
 from src.records.history import read_history, read_stability
 from src.report.blocks import Results
+from src.report.drawing import drawn
 from src.report.evidence import evidence_of
-from src.report.figures import save_figures
+from src.report.figures import figures_of, save_figures
 from src.report.media import log_report
 from src.report.page import write_page
-from src.report.samples import Pictures, save_sample_figures
+from src.report.samples import Pictures, sample_figures
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error")
 log = logging.getLogger(__name__)
@@ -68,11 +69,11 @@ class FinishedRun:
 
 
 def write_report(run: FinishedRun, loggers: Sequence[Logger] = ()) -> dict[str, Any]:
-    """Writes `scores.npz`, `ood.csv`, `figures/`, `metrics.json`, `report.html`; then logs them.
+    """Writes `scores.npz`, `ood.csv`, `metrics.json`, then figures and page; then logs them.
 
-    One process calls it. `metrics.json` marks a finished run. It is written atomically, after all
-    files from which it cannot be restored. A file that does not fit on a full disk is left out
-    with a warning; `metrics.json` exists if and only if all files before it do.
+    One process calls it. `metrics.json` marks a finished run: what is drawn later from the same
+    numbers can cost nothing but itself. It exists if and only if all files before it do. A file
+    that does not fit on a full disk is left out with a warning; `report.html` is the last one.
 
     Args:
         run: The run.
@@ -90,14 +91,24 @@ def write_report(run: FinishedRun, loggers: Sequence[Logger] = ()) -> dict[str, 
     has_table = try_to_write(run.run_dir / "ood.csv", lambda path: save_results(path, results))
     metrics = metrics_of(run, results)
     tell_order(run.scores, run.data.get("classes", ()))
-    evidence = evidence_of(run.scores, metrics, read_history(run.run_dir))
-    figures = save_figures(run.run_dir, evidence)
-    figures += save_sample_figures(run.run_dir, evidence, run.pictures)
     text = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    has_figures = all(path.exists() for path in figures)
-    if run.is_complete and has_scores and has_table and has_figures:
-        try_to_write(run.run_dir / "metrics.json", lambda path: path.write_text(text))
-        write_page(run.run_dir)
+    has_metrics = (
+        run.is_complete
+        and has_scores
+        and has_table
+        and try_to_write(run.run_dir / "metrics.json", lambda path: path.write_text(text))
+    )
+    history = read_history(run.run_dir)
+    evidence = drawn("what the scores show", lambda: evidence_of(run.scores, metrics, history))
+    figures: list[Path] = []
+    if evidence is not None:
+        figures = save_figures(run.run_dir, figures_of(evidence))
+        figures += save_figures(run.run_dir, sample_figures(evidence, run.pictures), colors=256)
+    if has_metrics and all(path.exists() for path in figures):
+        page = run.run_dir / "report.html"
+        if drawn(page.name, lambda: write_page(run.run_dir)) is None:
+            text = "This page could not be drawn; the numbers are in metrics.json."
+            try_to_write(page, lambda path: path.write_text(text))
     log_report(
         run.run_dir, metrics, evidence, figures, loggers, step=run.step, pictures=run.pictures
     )

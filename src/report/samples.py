@@ -1,9 +1,9 @@
 """Figures of images and classes: which images a detector gets wrong, and which classes."""
 
-__all__ = ["Pictures", "save_sample_figures"]
+__all__ = ["Pictures", "sample_figures"]
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from src.records.palette import COLORS, GREY, STYLE
 from src.report.evidence import MOST_IMAGES, Confusion, Evidence, Extremes
-from src.report.figures import save_figure
 
 # (source, (n,) positions in it) -> (n, C, H, W) uint8
 Pictures = Callable[[str, Tensor], Tensor]
@@ -99,22 +98,18 @@ def confused_pairs(confusion: Confusion) -> Figure:
     return figure
 
 
-def save_sample_figures(
-    run_dir: Path, evidence: Evidence, pictures: Pictures | None
-) -> list[Path]:
-    """Draws the figures of images and classes into `figures/`; returns their paths.
+def sample_figures(
+    evidence: Evidence, pictures: Pictures | None
+) -> dict[str, Callable[[], Figure]]:
+    """Returns what draws each figure of images and classes, by its name.
 
     Args:
-        run_dir: Directory of the run.
         evidence: What the scores of the run show.
         pictures: Returns the images of a source; without it no image is drawn.
     """
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Callable[[], Figure]] = {}
     if pictures and evidence.extremes:
-        figures["most_confusing"] = most_confusing(evidence.extremes, pictures)
+        figures["most_confusing"] = partial(most_confusing, evidence.extremes, pictures)
     if evidence.confusion:
-        figures["confusion"] = confusion_matrix(evidence.confusion)
-    paths = [run_dir / "figures" / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        save_figure(path, figure, colors=256)
-    return paths
+        figures["confusion"] = partial(confusion_matrix, evidence.confusion)
+    return figures

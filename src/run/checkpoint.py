@@ -42,11 +42,32 @@ class AtomicCheckpoints(TorchCheckpointIO):
         written = try_to_write(Path(path), lambda partial: torch.save(checkpoint, partial))
         self._missing = None if written else (checkpoint, path)
 
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """Returns a checkpoint whose callbacks look for its neighbours where it is now."""
+        checkpoint: dict[str, Any] = super().load_checkpoint(path, *args, **options)
+        states = checkpoint.get("callbacks", {})
+        folder = Path(path).resolve().parent
+        checkpoint["callbacks"] = {name: _moved(state, folder) for name, state in states.items()}
+        return checkpoint
+
     def complete(self) -> bool:
         """Whether the latest checkpoint is on disk; if it is not, tries once more to write it."""
         if self._missing is not None:
             self.save_checkpoint(*self._missing)
         return self._missing is None
+
+
+def _moved(state: Any, folder: Path) -> Any:
+    """Returns the state of a callback with the paths of its checkpoints in this folder."""
+    if not isinstance(state, dict) or "dirpath" not in state:
+        return state
+    paths = {key: _inside(state[key], folder) for key in state if key.endswith("_model_path")}
+    best = {_inside(each, folder): score for each, score in state.get("best_k_models", {}).items()}
+    return state | paths | {"dirpath": str(folder), "best_k_models": best}
+
+
+def _inside(path: str, folder: Path) -> str:
+    return str(folder / f"{Path(path).stem}.ckpt") if path else ""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 # what an evaluation never takes from the training
-OF_THIS_RUN = ("benchmark", "logger", "job_type", "group", "run_dir", "checkpoint")
+OF_THIS_RUN = ("benchmark", "logger", "job_type", "group", "run_dir", "resume", "checkpoint")
 
 
 def asked_keys() -> list[str]:

@@ -1,18 +1,22 @@
-"""The directory of a run: fresh, begun, finished or resumed."""
+"""The directory of a run: fresh, begun, finished or resumed, and owned by one process."""
 
-__all__ = ["check_fresh", "is_finished", "open_run", "resumed"]
+__all__ = ["claimed", "is_finished", "resumed"]
 
 import os
+import re
 import shlex
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from src.records.atomic import write_whole
+from src.benchmark import KEPT
+from src.records.atomic import PARTIAL, held, write_whole
 from src.records.console import say
 from src.run.checkpoint import load_checkpoint
 from src.run.configuration import with_defaults
@@ -21,35 +25,94 @@ from src.run.targets import admitted, nodes
 from src.run.upgrade import upgraded
 
 
-@rank_zero_only
-def check_fresh(cfg: DictConfig) -> None:
-    """Refuses a run directory that is taken, unless its run is to be resumed.
+@contextmanager
+def claimed(cfg: DictConfig) -> Iterator[None]:
+    """Owns the run directory: of two commands that want it, one is refused before any work.
+
+    A new run claims a directory by creating its `config.yaml`, which only one can do. While a
+    process works on a run it also holds that file. A new run that fails before it leaves anything
+    else gives the directory back.
 
     Raises:
-        FileExistsError: If an earlier run is there.
+        FileExistsError: If the directory holds anything, unless its run is to be resumed; or if
+            another process works on that run, or has finished it.
     """
-    if (Path(cfg.run_dir) / "config.yaml").exists() and not cfg.resume:
-        raise FileExistsError(
-            f"expected a fresh run directory, got {cfg.run_dir} with the results of an earlier "
-            f"run; choose another hydra.run.dir, or resume that run: resume={cfg.run_dir}"
-        )
-
-
-@rank_zero_only
-def open_run(cfg: DictConfig) -> None:
-    """Writes the resolved configuration into the run directory, unless a resumed run has it."""
+    if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
+        yield
+        return
     path = Path(cfg.run_dir) / "config.yaml"
-    if not path.exists():
-        text = command() + OmegaConf.to_yaml(cfg, resolve=True)
-        write_whole(path, lambda partial: partial.write_text(text))
+    is_new = cfg.resume in (None, "auto")
+    if is_new:
+        _begin(path, command() + OmegaConf.to_yaml(cfg, resolve=True))
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(path))
+        except BlockingIOError:
+            raise FileExistsError(
+                f"expected a run that no process works on, got {path.parent}, on which another "
+                "one works; wait until it ends"
+            ) from None
+        if not is_new:
+            _check_unfinished(path.parent)
+            for left in [*path.parent.glob(f"{PARTIAL}*"), *path.parent.glob(f"*/{PARTIAL}*")]:
+                rmtree(left, ignore_errors=True)  # a write that was cut off
+        try:
+            yield
+        except Exception:
+            if is_new and _found(path.parent) == [path.name]:
+                path.unlink()
+            raise
+
+
+def _begin(path: Path, text: str) -> None:
+    """Creates the configuration of a new run, if nothing is in its directory."""
+    found = _found(path.parent)
+    try:
+        if not found:
+            write_whole(path, lambda partial: partial.write_text(text), may_replace=False)
+            return
+    except FileExistsError:  # another one was faster
+        found = [path.name]
+    if path.name in found:
+        what, way = "the results of an earlier run", f", or resume that run: resume={path.parent}"
+    else:
+        what, way = f"other files ({', '.join(found[:3])})", ""
+    raise FileExistsError(
+        f"expected a fresh run directory, got {path.parent} with {what}; choose another "
+        f"hydra.run.dir{way}"
+    )
+
+
+def _found(run_dir: Path) -> list[str]:
+    """Returns what is in a run directory beside what Hydra wrote and what was cut off."""
+    own: set[str] = set()
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        own = {str(hydra.output_subdir), f"{hydra.job.name}.log"}
+    names = [path.name for path in run_dir.iterdir()] if run_dir.exists() else []
+    return sorted(each for each in names if each not in own and not each.startswith(PARTIAL))
+
+
+def has_finished(run_dir: Path) -> bool:
+    """Whether a run has its results, and its report was not interrupted after them."""
+    interrupted = any((run_dir / "benchmark" / name).exists() for name in KEPT)
+    return (run_dir / "metrics.json").exists() and not interrupted
 
 
 def is_finished(cfg: DictConfig) -> bool:
     """Whether `resume=auto` finds a finished run, which it then reports."""
-    finished = cfg.resume == "auto" and (Path(cfg.run_dir) / "metrics.json").exists()
+    finished = cfg.resume == "auto" and has_finished(Path(cfg.run_dir))
     if finished:
         say(f"{cfg.run_dir} is finished")
     return finished
+
+
+def _check_unfinished(run_dir: Path) -> None:
+    if has_finished(run_dir):
+        raise FileExistsError(
+            f"expected an interrupted run, got {run_dir}, which is finished; see its "
+            "metrics.json, or start a new run"
+        )
 
 
 def command() -> str:
@@ -86,11 +149,7 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
             f"expected the directory of a run, got {run_dir} without a config.yaml; "
             "set resume=logs/<name>/<time>"
         )
-    if (run_dir / "metrics.json").exists():
-        raise FileExistsError(
-            f"expected an interrupted run, got {run_dir}, which is finished; see its "
-            "metrics.json, or start a new run"
-        )
+    _check_unfinished(run_dir)
     saved = _saved(cfg, run_dir)
     if cfg.resume != "auto":
         with suppress(OSError):  # Hydra has created a directory for this command
@@ -116,7 +175,7 @@ def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
     kept = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
     own = [node for _, node in nodes(OmegaConf.to_container(cfg)) if isinstance(node, dict)]
     known = {str(node.get("_target_")) for node in own} if cfg.resume == "auto" else ()
-    kept = upgraded(cast(dict[str, Any], kept))
+    kept = moved(upgraded(cast(dict[str, Any], kept)), run_dir)
     saved = OmegaConf.create(admitted(kept, run_dir, known=known, trust=cfg.trust))
     commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
     if commands[0] != commands[1]:
@@ -125,3 +184,25 @@ def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
             f"python -m {commands[1]} resume={run_dir}"
         )
     return with_defaults(saved, cfg)
+
+
+def moved(config: dict[str, Any], run_dir: Path) -> dict[str, Any]:
+    """Returns the configuration of a run with all paths inside its directory where that is now.
+
+    Args:
+        config: Plain containers; `run_dir` is where the run began.
+        run_dir: Where it is now.
+    """
+    begun = str(config.get("run_dir") or run_dir)
+    inside = re.compile(rf"(^|:///){re.escape(begun)}(?=/|$)")  # also in an address: sqlite:///
+
+    def follow(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: follow(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [follow(value) for value in node]
+        if isinstance(node, str):
+            return inside.sub(lambda found: found[1] + str(run_dir), node)
+        return node
+
+    return cast(dict[str, Any], follow(config))

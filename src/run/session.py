@@ -1,11 +1,20 @@
-"""A run in progress: opened when its images are ready, logged, and reported at its end."""
+"""A run in progress: owned, opened when its images are ready, and reported at its end."""
 
-__all__ = ["Opening", "after_fit", "check_saved", "report", "report_selection"]
+__all__ = [
+    "Opening",
+    "after_fit",
+    "check_saved",
+    "report",
+    "report_selection",
+    "run_benchmark",
+    "running",
+]
 
-from collections.abc import Mapping
-from contextlib import suppress
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from shutil import rmtree
+from threading import current_thread, main_thread
 from typing import Any, cast
 
 import lightning as L
@@ -15,22 +24,63 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.benchmark import Benchmark
+from src.benchmark import KEPT, Benchmark
 from src.data import ImageData
 from src.loggers import Dispensable
 from src.network import Network
-from src.records.console import show
+from src.records.console import say, show
 from src.records.git_state import git_state
 from src.report.media import log_selection
 from src.report.results import FinishedRun, write_report
 from src.report.tables import block_table, result_table, selection_table
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.configuration import network_name, run_name, sweep
-from src.run.directory import open_run
+from src.run.directory import claimed
+
+
+@contextmanager
+def running(cfg: DictConfig) -> Iterator[None]:
+    """Owns the run directory inside, and names its run; on a signal, says how to resume it.
+
+    Raises:
+        FileExistsError: If the directory is taken.
+        SystemExit: After SIGTERM or SIGINT, with the exit code of that signal.
+    """
+    with open_dict(cfg):
+        cfg.group = cfg.group or sweep() or cfg.name
+        cfg.run_name = cfg.run_name or run_name(cfg)
+    with claimed(cfg), _ends_on(signal.SIGTERM):
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit) as error:
+            asked = KeyboardInterrupt in (type(error), type(error.__context__))
+            job = "src.evaluate" if "checkpoint" in cfg else "src.train"
+            rank_zero_only(say)(f"interrupted; to resume: python -m {job} resume={cfg.run_dir}")
+            raise SystemExit(128 + (signal.SIGINT if asked else signal.SIGTERM)) from None
+
+
+@contextmanager
+def _ends_on(number: signal.Signals) -> Iterator[None]:
+    """Ends the process on a signal as an error would, so that what is open is closed.
+
+    Lightning alone would go on to the next batch, and end with exit code 0.
+    """
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + number)
+
+    if current_thread() is not main_thread():  # only the main thread hears signals
+        yield
+        return
+    before = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 class Opening(L.Callback):
-    """Opens the run once its images are decoded: a run refused before then leaves no file.
+    """Starts the loggers once the images are decoded: a run refused before then leaves no file.
 
     Lightning calls `setup` of the data before that of the callbacks.
     """
@@ -39,14 +89,10 @@ class Opening(L.Callback):
         self.cfg, self.opened = cfg, False
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Starts the loggers and writes the configuration, before the first stage."""
+        """Starts the loggers, before the first stage."""
         if self.opened:
             return
-        with open_dict(self.cfg):
-            self.cfg.group = self.cfg.group or sweep() or self.cfg.name
-            self.cfg.run_name = self.cfg.run_name or run_name(self.cfg)
         trainer.loggers = list(instantiate(self.cfg.logger).values())
-        open_run(self.cfg)
         config = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
         config["git"] = git_state()
         for logger in trainer.loggers:
@@ -74,6 +120,14 @@ def report_selection(cfg: DictConfig, trainer: L.Trainer, network: Network) -> N
     log_selection(run_dir, trainer.loggers, trainer.global_step)
     if not cfg.benchmark:
         show(selection_table(network.norm_ratio, network.selected), f"results in {run_dir}")
+
+
+def run_benchmark(
+    cfg: DictConfig, trainer: L.Trainer, benchmark: Benchmark, data: ImageData
+) -> None:
+    """Runs the benchmark; what an interrupted one left in the run directory is not repeated."""
+    settings = OmegaConf.to_yaml(cfg.detectors, resolve=True)
+    benchmark.run(trainer, data, keep_in=Path(cfg.run_dir) / "benchmark", settings=settings)
 
 
 def report(
@@ -111,9 +165,12 @@ def report(
     )
     metrics = write_report(run, trainer.loggers)
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")
-    if not (run_dir / "metrics.json").exists():
+    if not all((run_dir / name).exists() for name in ("metrics.json", "report.html")):
         raise no_room("results", run_dir)
-    rmtree(run_dir / "benchmark", ignore_errors=True)
+    with suppress(OSError):  # a folder with files of the user stays
+        for name in KEPT:
+            (run_dir / "benchmark" / name).unlink(missing_ok=True)
+        (run_dir / "benchmark").rmdir()
 
 
 @rank_zero_only

@@ -17,16 +17,14 @@ from omegaconf import DictConfig
 
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.configuration import sweep
-from src.run.directory import check_fresh
 from src.run.progress import Bars
 from src.run.session import Opening
 
 
 def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Trainer:
-    """Returns the configured trainer; it opens the run when its first stage begins.
+    """Returns the configured trainer; it starts the loggers when its first stage begins.
 
     Raises:
-        FileExistsError: If an earlier run is in the run directory.
         ValueError: If it is set to train for no epoch.
         RuntimeError: If torchrun started another number of processes than the trainer has, or for
             a sweep whose runs have several processes that Lightning would have to launch.
@@ -59,7 +57,6 @@ def new_trainer(cfg: DictConfig, callbacks: Sequence[L.Callback | None]) -> L.Tr
             f"{trainer.world_size} processes, which Lightning cannot launch from a sweep; "
             "start the sweep with torchrun --nproc-per-node=N -m src.train -m ..."
         )
-    check_fresh(cfg)
     return trainer
 
 

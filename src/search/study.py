@@ -6,12 +6,14 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
+from src.records.atomic import held
 from src.records.console import say
 from src.records.history import read_history
 from src.records.selection import margin, select
@@ -116,7 +118,8 @@ def search(
         seed: Seed of the sampler.
 
     Raises:
-        ValueError: If the study in the folder was started with other settings.
+        ValueError: If the study in the folder was started with other settings, or if another
+            search works on it.
     """
     import optuna
 
@@ -127,22 +130,37 @@ def search(
             key: optuna.distributions.distribution_to_json(each) for key, each in space.items()
         },
     }
-    study = open_study(folder, asked)
-
-    with tqdm(
-        desc="search", total=trials, initial=len(finished(study)), unit=" trials",
-        smoothing=0, leave=False, disable=None,
-    ) as bar:  # fmt: skip
-        while (number := len(finished(study))) < trials:
-            study.sampler = optuna.samplers.TPESampler(seed=seed + number)
-            trial = study.ask(dict(space))
-            say_above(
-                f"trial {trial.number}: " + ", ".join(f"{k}={v}" for k, v in trial.params.items())
-            )
-            outcome = run_trial(folder / f"trial_{trial.number:03}", fixed, trial)
-            conclude(study, trial, outcome, objective, accuracy_slack)
-            bar.update()
+    with owned(folder / "study.log"):
+        study = open_study(folder, asked)
+        with tqdm(
+            desc="search", total=trials, initial=len(finished(study)), unit=" trials",
+            smoothing=0, leave=False, disable=None,
+        ) as bar:  # fmt: skip
+            while (number := len(finished(study))) < trials:
+                study.sampler = optuna.samplers.TPESampler(seed=seed + number)
+                trial = study.ask(dict(space))
+                drawn = ", ".join(f"{key}={value}" for key, value in trial.params.items())
+                say_above(f"trial {trial.number}: {drawn}")
+                outcome = run_trial(folder / f"trial_{trial.number:03}", fixed, trial)
+                conclude(study, trial, outcome, objective, accuracy_slack)
+                bar.update()
     return study
+
+
+@contextmanager
+def owned(file: Path) -> Iterator[None]:
+    """Holds the file of a study, whose running trials are those of this search alone."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(file))
+        except BlockingIOError:
+            raise ValueError(
+                f"expected a study that no other search works on, got {file.parent}; wait until "
+                "that one ends, or choose another --output"
+            ) from None
+        yield
 
 
 def conclude(

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -522,3 +524,64 @@ def test_a_sweep_of_which_a_job_died_still_ends_with_its_table(
     assert "mean ± sample standard deviation" in done.stdout
     assert f"left out: {tmp_path / '0_quickstart_0'}: empty" in done.stdout.replace("\n", "")
     assert (tmp_path / "comparison.csv").exists()
+
+
+def changed(**parts: Any) -> Callable[[Path], object]:
+    """Puts other values into the metrics file of a run."""
+
+    def change(run: Path) -> None:
+        metrics = json.loads((run / "metrics.json").read_text())
+        (run / "metrics.json").write_text(json.dumps(metrics | parts))
+
+    return change
+
+
+def a_pipe(run: Path) -> None:
+    (run / "metrics.json").unlink()
+    os.mkfifo(run / "metrics.json")
+
+
+BILLION = "\n".join(
+    ["a: &a [1]", *(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghij"))]
+)
+UNREADABLE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda run: os.truncate(run / "metrics.json", 99),
+    "empty": lambda run: (run / "metrics.json").write_bytes(b""),
+    "bytes": lambda run: (run / "metrics.json").write_bytes(bytes(range(256))),
+    "too deep": lambda run: (run / "metrics.json").write_text("[" * 10**5),
+    "a list": lambda run: (run / "metrics.json").write_text("[1]"),
+    "a pipe": a_pipe,
+    "too large": lambda run: os.truncate(run / "metrics.json", 2**27),
+    "a folder as its configuration": lambda run: (
+        (run / "config.yaml").unlink(), (run / "config.yaml/sub").mkdir(parents=True)
+    ),
+    "bytes as its configuration": lambda run: (run / "config.yaml").write_bytes(bytes(range(256))),
+    "a cut configuration": lambda run: (run / "config.yaml").write_text("a: {b: ["),
+    "aliases": lambda run: (run / "config.yaml").write_text(BILLION),
+    "code": lambda run: (run / "config.yaml").write_text("a: !!python/name:os.system"),
+    "a number as its name": changed(experiment=3),
+    "no blocks": changed(norm_ratio=[1]),
+    "text as NormRatio": changed(norm_ratio={"block0": "high"}),
+    "NaN as NormRatio": changed(norm_ratio={"block0": float("nan")}),
+    "a list as counts": changed(counts=["id"]),
+    "no results": changed(detectors=None),
+    "a list as results": changed(detectors=[1]),
+    "text as a result": changed(detectors={"msp": {"average": dict.fromkeys(METRICS, "good")}}),
+    "text as accuracy": changed(id_accuracy="high"),
+    "text as data": changed(data="many"),
+    "a list as a digest": changed(data={"sets": {"id": {"sha256": [1]}}}),
+    "numbers as versions": changed(versions={"torch": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", [pytest.param(h, id=name) for name, h in UNREADABLE.items()])
+def test_a_run_that_cannot_be_read_is_left_out_and_the_others_are_compared(
+    harm: Callable[[Path], object], seeds: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    harm(tmp_path / "run1")
+    found = rows_of(tmp_path)
+    assert sorted(run.path.parent.name for run in found.rows[0].runs) == ["run0", "run2"]
+    note = next(note for note in found.notes if note.startswith("left out"))
+    assert str(tmp_path / "run1") in note
+    assert "expected" in note
+    assert tables(found, detectors=["msp"])

@@ -294,6 +294,46 @@ def test_nothing_stale_comes_from_the_cache(
     assert len(list((tmp_path / "cache").iterdir())) == 1  # what is stale is removed
 
 
+def flip(path: Path) -> None:
+    """What a disk may do: one bit in the middle of the pixels."""
+    content = bytearray(path.read_bytes())
+    content[content.index(b"data/0") + 400] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        pytest.param(flip, id="a flipped bit"),
+        pytest.param(lambda path: os.truncate(path, path.stat().st_size // 2), id="cut"),
+        pytest.param(lambda path: path.write_bytes(b""), id="empty"),
+        pytest.param(lambda path: path.write_text("no archive"), id="overwritten"),
+        pytest.param(lambda path: torch.save([], path), id="another content"),
+    ],
+)
+def test_a_damaged_cache_is_made_again_and_says_so(
+    harm: Callable[[Path], object],
+    folder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole = ImageFolder(folder, 32).load()
+    load_cached(ImageFolder(folder, 32), tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    harm(file)
+    left = tmp_path / "cache/.partial.killed" / file.name
+    left.parent.mkdir()
+    left.write_text("half of it")
+    for times in (1, 1):  # the second finds the one that was made again
+        again = load_cached(ImageFolder(folder, 32), tmp_path / "cache")
+        assert isinstance(whole, ImageSet)
+        assert isinstance(again, ImageSet)
+        assert again.image.equal(whole.image)
+        assert again.label.equal(whole.label)
+        assert caplog.text.count(f"{file} is damaged; its images are decoded again") == times
+    assert [*(tmp_path / "cache").iterdir()] == [file]
+
+
 def test_other_views_and_samples_have_caches_of_their_own(folder: Path, tmp_path: Path) -> None:
     for options in ({}, {"sample": 3}, {"short_side": 9}, {"sample": 3, "seed": 1}):
         images = load_cached(ImageFolder(folder, 8, **options), tmp_path / "cache")

@@ -183,10 +183,46 @@ def test_metrics_json_is_whole_or_absent(tmp_path: Path) -> None:
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_metrics_json_is_written_last(run_dir: Path) -> None:
-    files = [run_dir / "scores.npz", run_dir / "ood.csv", *run_dir.glob("figures/*")]
-    last = (run_dir / "metrics.json").stat().st_mtime_ns
-    assert all(path.stat().st_mtime_ns <= last for path in files)
+def test_metrics_json_comes_after_all_numbers_and_before_what_is_drawn(run_dir: Path) -> None:
+    order = ["scores.npz", "ood.csv", "metrics.json", "figures", "report.html"]
+    changed = [(run_dir / name).stat().st_mtime_ns for name in order]
+    assert changed == sorted(changed)
+
+
+def with_names(names: tuple[str, ...]) -> Scores:
+    scores = some_scores()
+    scores.sources = names
+    return scores
+
+
+def with_scores(value: float) -> Scores:
+    scores = some_scores()
+    scores.score = torch.full_like(scores.score, value)
+    scores.score[::2] *= -1
+    return scores
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        pytest.param(with_scores(0.0), id="a dead network"),
+        pytest.param(with_scores(1e308), id="scores too far apart to be binned"),
+        pytest.param(with_scores(5e-324), id="scores too close to be binned"),
+        pytest.param(with_names(("id", r"$\frac$", "b")), id="a name that is no formula"),
+        pytest.param(with_names(("id", "a\nb", "[bold] ${x} <b>")), id="a name of many lines"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_costs_nothing_else(
+    scores: Scores, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_history(tmp_path)
+    metrics = write_report(FinishedRun(tmp_path, scores, **FACTS))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert Scores.load(tmp_path / "scores.npz").score.equal(scores.score)
+    assert (tmp_path / "report.html").exists()
+    missing = {*FIGURES} - {path.stem for path in tmp_path.glob("figures/*")}
+    said = caplog.text.count("cannot be drawn: ")
+    assert said == len(missing) or "what the scores show cannot be drawn" in caplog.text
 
 
 def test_the_page_is_made_of_the_finished_files(run_dir: Path) -> None:

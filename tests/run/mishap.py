@@ -2,20 +2,24 @@
 
 It happens at a set point of the second epoch, however busy the machine is:
 
+    decoding: the process is killed when the first set is decoded.
     training, validation: the process is killed.
     checkpoint: the process is killed when half of the last checkpoint is written.
     benchmark: the process is killed while it scores the second data set.
+    report: the process is killed when metrics.json is written and the figures are not.
     service: the process of W&B beside the training is killed.
     network: the process of number MISHAP_SERVER is killed.
     death: the second process of the training is killed.
     standstill: the second process of the training is stopped.
+
+With MISHAP_SIGNAL the process gets that signal instead of being killed.
 """
 
 import os
 import runpy
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,8 @@ import lightning as L
 import torch
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+import src.data.datamodule
+import src.report.results
 import src.run.trainer
 
 mishap = ""
@@ -31,7 +37,16 @@ callbacks, save = src.run.trainer.callbacks, torch.save
 
 
 def end() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.Signals[os.environ.get("MISHAP_SIGNAL", "SIGKILL")])
+
+
+def end_before(moment: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def ended(*arguments: Any, **options: Any) -> Any:
+        if mishap == moment:
+            end()
+        return work(*arguments, **options)
+
+    return ended
 
 
 def descendants(process: int) -> Iterator[int]:
@@ -81,7 +96,7 @@ class Mishap(L.Callback):
         outputs: Any,
         batch: Any,
         batch_idx: int,
-        loader: int,
+        loader: int = 0,  # Lightning names no single one
     ) -> None:
         if mishap == "benchmark" and loader == 2:
             end()
@@ -98,5 +113,10 @@ def save_half(content: Any, path: Path) -> None:
 if __name__ == "__main__":
     mishap = sys.argv.pop(1)
     src.run.trainer.callbacks = lambda cfg: [*callbacks(cfg), Mishap()]
+    for module, work, moment in (
+        (src.data.datamodule, "check_images", "decoding"),
+        (src.report.results, "save_figures", "report"),
+    ):
+        setattr(module, work, end_before(moment, getattr(module, work)))
     torch.save = save_half  # type: ignore[assignment]
     runpy.run_module("src.train", run_name="__main__", alter_sys=True)

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning as L
@@ -28,7 +30,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-MOMENTS = ("training", "validation", "checkpoint", "benchmark")
+MOMENTS = ("training", "validation", "checkpoint", "benchmark", "report")
 
 
 def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
@@ -42,7 +44,7 @@ def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
     for moment in MOMENTS:
         killed = forked("tests.run.mishap", moment, *(resume if run.exists() else begin))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        assert not (run / "metrics.json").exists()
+        assert (run / "metrics.json").exists() == (moment == "report")
     asked = (run / "config.yaml").read_text()
     assert (run / "benchmark/scores.pt").exists()
     done = forked("src.train", *resume)
@@ -71,6 +73,58 @@ def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
     begun = list((run / "wandb").glob("offline-run-*"))
     assert len(begun) == len(MOMENTS) + 1
     assert len({path.name.rpartition("-")[2] for path in begun}) == 1  # one run, when synced
+
+
+QUICK = (
+    *("trainer.max_epochs=2", "+trainer.limit_train_batches=5", "~data.ood.photographs"),
+    *("data.ood.noise.count=40", "selection.bootstrap=0", "selection.stability_seeds=0"),
+)
+
+
+def test_a_signal_at_any_stage_is_no_success_and_says_how_to_go_on(
+    forked: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    order, codes = [*QUICK, f"hydra.run.dir={run}"], {"SIGTERM": 143, "SIGINT": 130}
+    stages = ("decoding", "training", "benchmark", "report")
+    for moment, name in zip(stages, ("SIGTERM", "SIGINT") * 2, strict=True):
+        ended = forked("tests.run.mishap", moment, *order, MISHAP_SIGNAL=name)
+        assert ended.returncode == codes[name], ended.stderr
+        assert f"interrupted; to resume: python -m src.train resume={run}" in ended.stdout
+        order = [f"resume={run}", f"hydra.run.dir={tmp_path / 'command'}"]
+    for path in (run / "norm_ratio.csv", run / "metrics.csv"):
+        path.write_bytes(path.read_bytes()[:-9])  # what a disk may do
+    done = forked("src.train", *order)
+    assert done.returncode == 0, done.stderr
+    assert f"{run / 'norm_ratio.csv'} is damaged; it is made again" in done.stdout
+    assert f"{run / 'metrics.csv'} is damaged; it goes on with" in done.stdout
+    assert (run / "report.html").exists()
+    assert not (run / "benchmark").exists()
+    assert [row["epoch"] for row in rows(run / "norm_ratio.csv")] == ["0"] * 8 + ["1"] * 8
+    assert not list(run.rglob(".partial*"))
+
+
+def test_a_copy_of_a_run_goes_on_where_it_is_and_leaves_the_original_alone(
+    forked: Callable[..., "subprocess.CompletedProcess[str]"],
+    content: Callable[[Path], dict[str, str]],
+    tmp_path: Path,
+) -> None:
+    begun, copy = tmp_path / "begun", tmp_path / "copy"
+    found = [name for name in ("tensorboard", "mlflow") if find_spec(name)]
+    loggers = [f"logger=[{','.join(['wandb', *found])}]"]
+    forked("tests.run.mishap", "training", *QUICK, *loggers, f"hydra.run.dir={begun}")
+    shutil.copytree(begun, copy)
+    before = content(begun)
+    done = forked("src.train", f"resume={copy}", f"hydra.run.dir={tmp_path / 'command'}")
+    assert done.returncode == 0, done.stderr
+    assert content(begun) == before
+    assert (copy / "report.html").exists()
+    assert [row["epoch"] for row in rows(copy / "norm_ratio.csv")] == ["0"] * 8 + ["1"] * 8
+    assert {row["epoch"] for row in rows(copy / "metrics.csv")} >= {"0", "1"}
+    assert json.loads((copy / "metrics.json").read_text())["selection_stability"] is not None
+    assert len(list((copy / "wandb").glob("offline-run-*"))) == 2
+    saved = torch.load(copy / "checkpoints/last.ckpt", weights_only=True)["callbacks"]
+    assert str(begun) not in str(saved)
 
 
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(

@@ -2,6 +2,11 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,8 @@ from src.records.history import HistoryWriter
 from src.records.selection import select
 from src.search.__main__ import DEFAULTS, OBJECTIVES, main
 from src.search.space import split
-from src.search.study import Outcome, best_trial, open_study, read_outcome
+from src.search.study import Outcome, best_trial, open_study, owned, read_outcome
+from tests import REPOSITORY
 
 optuna = pytest.importorskip("optuna")
 SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=5")
@@ -124,6 +130,47 @@ def test_a_study_is_not_gone_on_with_for_something_else(tmp_path: Path) -> None:
     open_study(tmp_path, {"objective": "margin"})
     with pytest.raises(ValueError, match=r"another objective \(it has objective margin\)"):
         open_study(tmp_path, {"objective": "accuracy"})
+
+
+def test_a_study_that_another_search_works_on_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with owned(tmp_path / "study.log"), pytest.raises(SystemExit) as stopped:
+        main(["--output", str(tmp_path), "--trials", "1"])
+    assert stopped.value.code == 2
+    assert "expected a study that no other search works on" in capsys.readouterr().err
+
+
+def children(process: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())]
+
+
+def waited_for(condition: Callable[[], Any]) -> Any:
+    while not (found := condition()):
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_terminated_has_failed_and_a_search_ends_its_trial(
+    tmp_path: Path, user: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "src.search", *SHORT, "seed=0", "data.batch_size=50,64"]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path), "--trials", "2"],
+        cwd=REPOSITORY, env=user, stdout=subprocess.PIPE, text=True,
+    ) as search:  # fmt: skip
+        waited_for((tmp_path / "trial_000/config.yaml").exists)
+        os.kill(children(search.pid)[0], signal.SIGTERM)
+        waited_for((tmp_path / "trial_001/config.yaml").exists)
+        (trial,) = children(search.pid)
+        search.terminate()
+        assert search.wait() == 143
+    waited_for(lambda: not Path(f"/proc/{trial}").exists())
+    first, second = open_study(tmp_path, asked_of(tmp_path)).trials[:2]
+    assert [first.state.name, second.state.name] == ["FAIL", "FAIL"]
+    assert first.user_attrs["error"] == "exit status 143"
+    assert "interrupted; to resume" in (tmp_path / "trial_000.log").read_text()
 
 
 @pytest.mark.slow
