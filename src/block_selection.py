@@ -17,7 +17,7 @@ from src.data.datasets import Batch
 from src.metrics.norm_ratio import NormRatio
 from src.metrics.stability import SelectionStability
 from src.network import Network
-from src.records.history import HistoryWriter, write_stability
+from src.records.history import HistoryWriter, read_stability, write_stability
 from src.records.selection import margin
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,8 @@ class BlockSelection(L.Callback):
     are open during it; the callback adds one forward pass of the pseudo-OOD images and nothing
     else. It stores the result in `module.network` and logs `norm_ratio/<block>`,
     `selected_block` (depth, counted from 1), `norm_ratio_margin` (NormRatio of the selected block
-    minus the largest of the others), `norm_id/<block>` and `norm_pseudo_ood/<block>`.
+    minus the largest of the others), `norm_id/<block>` and `norm_pseudo_ood/<block>`. A selection
+    holds for the weights that it was made on: the next training step takes it back.
 
     Args:
         pseudo_ood: Maps images (B, C, H, W) and their indices (B,) to pseudo-OOD images of the
@@ -46,7 +47,7 @@ class BlockSelection(L.Callback):
             selection.
         stability_seeds: Number of other seeds of `pseudo_ood` with which the last epoch repeats
             the selection, at one more forward pass each. The results are in `stability`. The
-            last epoch is that of `max_epochs`, or the only one of `trainer.validate`.
+            last epoch is one that ends the training as far as it knows, or `trainer.validate`.
 
     Raises:
         ValueError: If `split` is unknown, or a number is negative.
@@ -100,8 +101,21 @@ class BlockSelection(L.Callback):
         """Prepares the metric, and reads the history of an interrupted run."""
         self.check(_network(module))
         self.norm_ratio = NormRatio(len(_network(module).blocks))
-        if self.history and trainer.is_global_zero:
-            self._writer = HistoryWriter(Path(trainer.default_root_dir))
+        if self.history:
+            folder = Path(trainer.default_root_dir)
+            self._writer = HistoryWriter(folder) if trainer.is_global_zero else None
+            self.stability = self.stability or read_stability(folder)
+
+    def covers(self, network: Network) -> bool:
+        """Whether selection and stability were measured on the weights that the network has."""
+        is_measured = self.stability or not (self.bootstrap or self.stability_seeds)
+        return bool(network.norm_ratio and is_measured)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Forgets the selection: it was made on weights that now change."""
+        _network(module).norm_ratio, self.stability = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the history so far, for the case that its file is damaged."""
@@ -209,7 +223,11 @@ class BlockSelection(L.Callback):
 
 
 def _is_last(trainer: L.Trainer) -> bool:
-    return trainer.state.fn == "validate" or trainer.current_epoch + 1 == trainer.max_epochs
+    """Whether no training follows, as far as can be known before a validation."""
+    ends = trainer.should_stop or trainer.global_step == trainer.max_steps
+    return (
+        ends or trainer.state.fn == "validate" or trainer.current_epoch + 1 == trainer.max_epochs
+    )
 
 
 def _network(module: L.LightningModule) -> Network:

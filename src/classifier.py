@@ -20,6 +20,7 @@ from src.records.atomic import try_to_write
 
 FORMAT = 2  # of checkpoints; raised by a change that older versions cannot read
 Scheduler = torch.optim.lr_scheduler.LRScheduler
+PLATEAU = torch.optim.lr_scheduler.ReduceLROnPlateau
 
 
 class Classifier(L.LightningModule):
@@ -36,6 +37,9 @@ class Classifier(L.LightningModule):
             out of the module tree, and everything that observes blocks runs eagerly.
         config: Plain containers that describe the run. Each checkpoint keeps them, so that the
             file alone is enough to rebuild the network.
+
+    Raises:
+        ValueError: If optimizer, scheduler and interval do not fit together.
     """
 
     def __init__(
@@ -52,11 +56,18 @@ class Classifier(L.LightningModule):
         super().__init__()
         if interval not in ("epoch", "step"):
             raise ValueError(f"expected interval 'epoch' or 'step', got {interval!r}; choose one")
+        if getattr(scheduler, "func", scheduler) is PLATEAU:
+            raise ValueError(
+                "expected a scheduler that follows epochs or steps, got ReduceLROnPlateau, which "
+                "a resumed training could not repeat; choose another: optim=multistep or "
+                "optim=one_cycle"
+            )
         self.network = network
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.interval = interval
         self.config = config
+        self._stopped = False
         if optimizer is not None:
             self._build(total_steps=100)  # any number: a misfit shows now
         if channels_last:
@@ -69,8 +80,9 @@ class Classifier(L.LightningModule):
         self.accuracy = accuracy(network.num_classes)
 
     def on_fit_start(self) -> None:
-        """Stores the seed of the run."""
+        """Stores the seed of the run; a training that had been told to stop stays so."""
         self._seed = torch.initial_seed()
+        self.trainer.should_stop |= self._stopped
 
     def on_train_epoch_start(self) -> None:
         """Seeds dropout and the like by epoch and process, so that a resumed epoch repeats."""
@@ -108,7 +120,7 @@ class Classifier(L.LightningModule):
                 names the epoch and the images of the first such batch.
         """
         looks: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.is_last_batch or batch_idx % looks == looks - 1) and self._broken:
+        if (self.trainer.is_last_batch or (batch_idx + 1) % (looks or 1) == 0) and self._broken:
             index, broken = self._broken
             if broken:
                 path = Path(self.trainer.default_root_dir) / "nan_loss.json"
@@ -152,6 +164,11 @@ class Classifier(L.LightningModule):
         return [optimizer], [{"scheduler": scheduler, "interval": self.interval}]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration and the version of the format."""
+        """Adds the configuration, the version of the format, and what Lightning forgets."""
         checkpoint["config"] = self.config
         checkpoint["format"] = FORMAT
+        checkpoint["should_stop"] = self.trainer.should_stop
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Reads whether the training had been told to stop, as by a callback."""
+        self._stopped = checkpoint.get("should_stop", False)

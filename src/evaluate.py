@@ -44,14 +44,14 @@ def evaluate(cfg: DictConfig) -> None:
         return
     if state is None:
         check_trained(cfg)
-    classifier, data, benchmark, selection = build(cfg, state=state, trains=False)
+    classifier, data, benchmark, selection = parts = build(cfg, state=state, trains=False)
     if selection is None and not cfg.benchmark:
         raise ValueError(
             "expected something to do, got benchmark=false and a network whose block is selected "
             f"({classifier.network.selected}); select again with selection=..., or leave "
             "benchmark=false out"
         )
-    trainer = new_trainer(cfg, [selection])
+    trainer = new_trainer(cfg, parts, trains=False)
 
     with running(cfg):
         start = perf_counter()

@@ -26,19 +26,20 @@ def train(cfg: DictConfig) -> None:
     from src.run.parts import build
     from src.run.session import after_fit, check_saved, report, run_benchmark, running
     from src.run.targets import check_installed
-    from src.run.trainer import callbacks, new_trainer, seed_everything
+    from src.run.trainer import new_trainer, seed_everything, settle
 
     if is_finished(cfg):
         return
     cfg, checkpoint = resumed(cfg)
     check_installed(OmegaConf.to_container(cfg, resolve=False))
     seed_everything(cfg.seed)
-    classifier, data, benchmark, selection = build(cfg, trains=True)
-    trainer = new_trainer(cfg, [selection, *callbacks(cfg)])
+    classifier, data, benchmark, _ = parts = build(cfg, trains=True)
+    trainer = new_trainer(cfg, parts, trains=True)
 
     with running(cfg):
         start = perf_counter()
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        settle(trainer, parts)
         trained = perf_counter()
         after_fit(cfg, trainer)
         if not cfg.benchmark:

@@ -85,14 +85,15 @@ def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
     column, ratio = block_columns(results), metrics["norm_ratio"]
     bootstrap = metrics.get("selection_stability", {}).get("bootstrap", {})
     error = bootstrap.get("standard_error", {})
-    auroc = {block: results[name]["average"]["auroc"] for block, name in column.items()}
+    scored = {block: results[name] for block, name in column.items() if results[name]}
+    auroc = {block: each["average"]["auroc"] for block, each in scored.items()}
     best = max(auroc, key=auroc.__getitem__, default=None)
     return [
         Block(
             name=block,
             norm_ratio=ratio.get(block),
             error=error.get(block),
-            results=results[column[block]] if block in column else None,
+            results=scored.get(block),
             is_selected=block == metrics["selected_block"],
             is_best=block == best,
         )

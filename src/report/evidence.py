@@ -76,7 +76,8 @@ class Evidence:
     Attributes:
         results: OOD metrics of each detector.
         chosen: The detector that the report is about; None if there is no detector.
-        compared: The first detector and the best others: at most eight, none of a single block.
+        compared: The first detector and the best others: at most eight, none of a single block;
+            empty without an OOD set.
         featured: The chosen detector and MSP, as far as they were scored.
         roc: OOD set -> compared or featured detector -> ROC curve.
         histograms: Compared or featured detector -> its scores on every source.
@@ -113,7 +114,7 @@ def evidence_of(
     """
     results, classes = metrics["detectors"], metrics["data"].get("classes", ())
     chosen = chosen_of(metrics)
-    compared = best_of(results, detector_columns(results))
+    compared = best_of(results, detector_columns(results)) if scores.sources[1:] else []
     featured = [name for name in results if name in (chosen, BASELINE)]
     drawn = [name for name in results if name in {*compared, *featured}]
     return Evidence(

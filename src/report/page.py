@@ -60,7 +60,7 @@ def content(run_dir: Path) -> dict[str, Any]:
     text = saved.read_text() if saved.exists() else ""
     config = yaml.safe_load(text) or {}
     first = text.partition("\n")[0]
-    results = metrics["detectors"]
+    results, has_ood = metrics["detectors"], len(metrics["counts"]) > 1
     chosen, blocks = chosen_of(metrics), blocks_of(metrics)
     plain = detector_columns(results) or list(results)
     rest = [name for name in results if name not in (*plain, *block_columns(results).values())]
@@ -72,9 +72,9 @@ def content(run_dir: Path) -> dict[str, Any]:
         "command": first.removeprefix("# ") if first.startswith("# ") else "",
         "is_trained_here": "train" in metrics["seconds"],
         "chosen": chosen,
-        "average": results[chosen]["average"] if chosen else None,
+        "average": results[chosen].get("average") if chosen else None,
         "columns": columns_of(metrics),
-        "tables": [detector_rows(results, names) for names in (plain, rest) if names],
+        "tables": [detector_rows(results, names) for names in (plain, rest) if names and has_ood],
         "blocks": blocks,
         "selection": selection_of(metrics, blocks, read_history(run_dir)),
         "sets": set_rows(metrics, config.get("data") or {}),

@@ -164,6 +164,8 @@ def ood_results(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Returns the OOD metrics of each detector on each OOD set, and their unweighted means.
 
+    Without an OOD set there are none.
+
     Args:
         scores: The score table.
         groups: Name -> OOD sets to average; "average" is the mean over all of them.
@@ -181,9 +183,10 @@ def ood_results(
                     f"{source!r}; scores.npz was kept: inspect it, then fix or remove the detector"
                 )
         each = {source: ood_metrics(of["id"], of[source]) for source in scores.sources[1:]}
+        averaged = {**(groups or {}), "average": tuple(each)} if each else {}
         means = {
             group: {key: fmean(each[source][key] for source in members) for key in METRICS}
-            for group, members in {**(groups or {}), "average": tuple(each)}.items()
+            for group, members in averaged.items()
         }
         results[detector] = each | means
     return results

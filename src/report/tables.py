@@ -15,7 +15,12 @@ from src.report.results import METRICS
 
 
 def result_table(metrics: Mapping[str, Any]) -> Table:
-    """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent."""
+    """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent.
+
+    Without an OOD set it returns the accuracy on the ID images.
+    """
+    if len(metrics["counts"]) == 1:
+        return accuracy_table(metrics)
     results = metrics["detectors"]
     table = Table(
         box=SIMPLE_HEAD, pad_edge=False, caption="AUROC over FPR95 (ID positive / OOD positive), %"
@@ -30,6 +35,16 @@ def result_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def accuracy_table(metrics: Mapping[str, Any]) -> Table:
+    """Returns the number of ID images and the accuracy on them, in percent."""
+    table = Table("ID images", box=SIMPLE_HEAD, pad_edge=False, caption="no OOD set")
+    table.add_column("accuracy, %", justify="right")
+    accuracy = metrics["id_accuracy"]
+    shown = "" if accuracy is None else f"{100 * accuracy:.1f}"
+    table.add_row(str(metrics["counts"]["id"]), shown)
+    return table
+
+
 def cell(row: Mapping[str, float]) -> str:
     """Returns AUROC and, on the next line, both FPR95."""
     auroc, fpr_id, fpr_ood = (100 * row[key] for key in METRICS[:3])
@@ -38,6 +53,8 @@ def cell(row: Mapping[str, float]) -> str:
 
 def block_table(metrics: Mapping[str, Any]) -> Table:
     """Returns one row per block: NormRatio, and the results of its FeatureNorm in percent."""
+    if len(metrics["counts"]) == 1:
+        return selection_table(metrics["norm_ratio"], metrics["selected_block"])
     table = Table(
         box=SIMPLE_HEAD, caption="FeatureNorm of each block: mean over the OOD sets, percent"
     )

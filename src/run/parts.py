@@ -13,6 +13,9 @@ from src.classifier import Classifier
 from src.data import ImageData
 from src.run.checkpoint import load_state, network_of
 from src.run.configuration import without_ood
+from src.run.settings import check_schedule
+
+WATCHING = ("callbacks", "profiler")  # a training, not the network that a checkpoint describes
 
 
 class Parts(NamedTuple):
@@ -37,12 +40,16 @@ def build(cfg: DictConfig, *, state: dict[str, Any] | None = None, trains: bool)
         ValueError: If two parts do not fit, such as network and images of other classes.
         RuntimeError: If a detector needs a selected block and none will be selected.
     """
+    if trains:
+        check_schedule(cfg)
     network = network_of(cfg.net, state, cfg.checkpoint) if state else instantiate(cfg.net)
     data = instantiate(cfg.data if cfg.benchmark else without_ood(cfg.data))
     data.check_network(network.num_classes, network.image_shape)
     optim = {}
     if trains:
         config = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+        for name in WATCHING:
+            config["trainer"].pop(name, None)
         optim = {**instantiate(cfg.optim), "compiled": cfg.compiled, "config": config}
     classifier = Classifier(network, channels_last=cfg.channels_last, **optim)
     if state is not None:
