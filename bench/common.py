@@ -15,7 +15,6 @@ from src.models import resnet18
 from src.network import Network
 from src.run.trainer import quiet_lightning
 
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # where a trainer puts its module
 
 

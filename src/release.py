@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from src.records.atomic import write_whole
+from src.records.console import say
+from src.records.literal import override
 from src.report.model_card import Released, card, portable
 
 INPUT = ("network.mean", "network.std")  # which `net.weights` takes from the configuration
@@ -41,7 +43,7 @@ def release(run_dir: Path, output: Path) -> Released:
         if not (run_dir / needed).is_file():
             raise FileNotFoundError(
                 f"expected the directory of a finished training, got {run_dir} without {needed}; "
-                f"finish it: python -m src.train resume={run_dir}"
+                f"finish it: python -m src.train {override('resume', run_dir)}"
             )
     metrics = json.loads((run_dir / "metrics.json").read_text())
     path = output / f"{metrics['experiment']}.pt"
@@ -95,15 +97,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the weights of a run in half precision, with a model card, to be given away."""
-    from rich.console import Console
-
     command = parser()
     asked = command.parse_args(arguments)
     try:
         path, size, digest = release(asked.run_dir, asked.output)
     except (OSError, ValueError) as error:
         command.error(str(error))
-    Console(soft_wrap=True).print(f"{path}  {size:.1f} MB  sha256:{digest}", highlight=False)
+    say(f"{path}  {size:.1f} MB  sha256:{digest}")
 
 
 if __name__ == "__main__":

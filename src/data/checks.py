@@ -31,7 +31,13 @@ def check_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:
 
 
 def check_names(ood: Collection[str], groups: Collection[str]) -> None:
-    """Refuses OOD sets and groups with reserved names or with the same name."""
+    """Refuses OOD sets and groups with reserved names, with the same name, or with none."""
+    names: list[object] = [*ood, *groups]
+    if strange := [name for name in names if type(name) not in (str, int) or name == ""]:
+        raise ValueError(
+            f"expected texts as names of OOD sets and groups, got {strange[0]!r}, as YAML reads "
+            "yes, no and null; put the name into quotes"
+        )
     if reserved := RESERVED & {*ood, *groups} or set(ood) & set(groups):
         raise ValueError(
             f"expected OOD sets and groups of different names, none of {sorted(RESERVED)}, "

@@ -196,7 +196,7 @@ def expand_blocks(detectors: Mapping[str, Detector], network: Network) -> dict[s
         ValueError: If the arguments of a detector do not fit the network.
     """
     columns: dict[str, Detector] = {}
-    for name, detector in detectors.items():
+    for name, detector in ((str(name), each) for name, each in detectors.items()):
         if detector.at == "each_block":
             plain = re.sub("[_@]each_block$", "", name)
             for block in network.blocks:

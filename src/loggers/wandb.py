@@ -21,6 +21,7 @@ from requests.utils import get_netrc_auth
 from src.loggers.base import Dispensable
 from src.loggers.media import Lines, Media
 from src.records.atomic import try_to_write
+from src.records.literal import from_csv_cell
 
 if TYPE_CHECKING:
     import wandb
@@ -102,20 +103,21 @@ def payload(media: Media) -> dict[str, Any]:
 
 
 def csv_table(path: Path) -> "wandb.Table":
-    """Returns a CSV file as a `wandb.Table`, with numbers as numbers."""
+    """Returns a CSV file as a `wandb.Table`, with columns of numbers as numbers."""
     import wandb
 
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    return wandb.Table(columns=[*header], data=[[number(value) for value in row] for row in rows])
+    columns = [numbers(column) for column in zip(*rows, strict=True)]
+    return wandb.Table(columns=header, data=[[*row] for row in zip(*columns, strict=True)])
 
 
-def number(text: str) -> float | str:
-    """Returns text as a number if it is one, else as it is."""
+def numbers(column: Sequence[str]) -> Sequence[float | str]:
+    """Returns the cells of a column as numbers if all of them are, else as they are."""
     try:
-        return float(text)
+        return [float(cell) for cell in column]
     except ValueError:
-        return text
+        return [from_csv_cell(cell) for cell in column]
 
 
 def chart(lines: Lines) -> "CustomChart":

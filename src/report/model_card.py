@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.registry import known
 from src.records.columns import block_columns
+from src.records.literal import markdown_code, markdown_text, shell_word
 from src.report.blocks import Results
 from src.report.page import described, set_rows
 
@@ -57,7 +58,7 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_places(command: str) -> str:
     """Returns a command with PATH in place of each absolute path."""
-    return shlex.join(PLACE.sub(r"\1PATH", word) for word in shlex.split(command))
+    return " ".join(shell_word(PLACE.sub(r"\1PATH", word)) for word in shlex.split(command))
 
 
 def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file: Released) -> str:
@@ -73,7 +74,7 @@ def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["described"] = described
+    environment.filters |= {"described": described, "text": markdown_text, "code": markdown_code}
     first = saved.partition("\n")[0]
     config = portable(yaml.safe_load(saved))
     trained_on = config["data"]["train"].get("known")

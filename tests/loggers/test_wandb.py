@@ -121,7 +121,7 @@ def test_an_offline_run_looks_up_no_name_and_connects_to_nothing(no_key: Path, m
             env["WANDB_MODE"], mode = "offline", "nothing"
         done = subprocess.run(
             [sys.executable, "-c", WATCHED, str(no_key), mode],
-            env=env, capture_output=True, text=True, check=False,
+            env=env, cwd=no_key, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "asked" not in done.stdout
@@ -145,7 +145,8 @@ def test_sync_puts_two_offline_parts_of_a_run_one_after_the_other(
     assert len(parts) == 2
     with wandb_server(no_key / "requests") as (address, _):
         env = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
-        subprocess.run([sys.executable, "-m", "wandb", "sync", *parts], env=env, check=True)
+        command = (sys.executable, "-m", "wandb", "sync", *parts)
+        subprocess.run(command, env=env, cwd=no_key, check=True)
     requests = map(json.loads, (no_key / "requests").read_text().splitlines())
     files = [request["body"].get("files") or {} for request in requests]
     sent = [each[HISTORY] for each in files if HISTORY in each]
