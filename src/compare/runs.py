@@ -10,12 +10,10 @@ from pathlib import Path
 from statistics import correlation
 from typing import Any
 
-import yaml
-
 from src.records.columns import block_columns, detector_columns
+from src.records.run_files import CONFIG_FILE, METRICS_FILE, read_config, read_metrics
 
 METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
-NEEDED = ("experiment", "network", "selected_block", "norm_ratio", "counts", "detectors")
 # settings that do not make another experiment: paths, and the keys of `src.evaluate`
 APART = {
     *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
@@ -31,40 +29,19 @@ class Run:
         path: Path of the metrics file.
 
     Raises:
-        ValueError: If the file is not the metrics file of a run.
+        ValueError: If the file is not the metrics file of a run, or its config.yaml is damaged.
+
+    Attributes:
+        metrics: The content of the metrics file.
+        config: The resolved configuration; empty without a config.yaml beside metrics.json.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.text = path.read_bytes()
-        try:
-            metrics = json.loads(self.text)
-        except ValueError as error:
-            raise ValueError(
-                f"expected the metrics.json of a run, got {path}, which is not valid JSON "
-                f"({error}); repeat its benchmark: python -m src.evaluate checkpoint=..."
-            ) from None
-        self.metrics: dict[str, Any] = metrics if isinstance(metrics, dict) else {}
-        if missing := [key for key in NEEDED if key not in self.metrics]:
-            raise ValueError(
-                f"expected the metrics.json of a run, got {path} without {', '.join(missing)}; "
-                "give directories of src.train or src.evaluate"
-            )
-        for name, each in self.results.items():
-            if not set(METRICS) <= each.get("average", {}).keys():
-                raise ValueError(
-                    f"expected {', '.join(METRICS)} of each detector's average, got {path} "
-                    f"without those of {name}; repeat its benchmark: python -m src.evaluate ..."
-                )
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        """The resolved configuration; empty without a config.yaml beside metrics.json."""
-        path = self.path.with_name("config.yaml")
-        if self.path.name != "metrics.json" or not path.exists():
-            return {}
-        config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return config if isinstance(config, dict) else {}
+        self.metrics = read_metrics(path)
+        self.config: dict[str, Any] = {}
+        if path.name == METRICS_FILE:
+            _, self.config = read_config(path.with_name(CONFIG_FILE))
 
     @property
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -103,7 +80,7 @@ class Run:
             if parts[0] in APART or APART_ANYWHERE & set(parts) or value in (None, False, {}, []):
                 continue
             text = value if isinstance(value, str) else json.dumps(value)
-            setting[key] = text.removeprefix(root)
+            setting[key.replace("@", "_")] = text.removeprefix(root)  # a former name
         if setting.get("checkpoint"):  # a training run benchmarks its last checkpoint
             setting["checkpoint"] = Path(setting["checkpoint"]).stem
             if setting["checkpoint"] == "last":
@@ -240,10 +217,10 @@ def candidates(folder: Path) -> Iterator[Path]:
 
 def without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Returns the runs without copies, and a message about each copy."""
-    first: dict[bytes, Run] = {}
+    first: dict[str, Run] = {}
     copies = []
     for run in runs:
-        if (known := first.setdefault(run.text, run)) is not run:
+        if (known := first.setdefault(json.dumps(run.metrics), run)) is not run:
             copies.append(f"{run.path}: a copy of {known.path}")
     return list(first.values()), copies
 

@@ -109,7 +109,7 @@ def csv_table(path: Path) -> "wandb.Table":
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     columns = [numbers(column) for column in zip(*rows, strict=True)]
-    return wandb.Table(columns=header, data=[[*row] for row in zip(*columns, strict=True)])
+    return wandb.Table(columns=[*header], data=[[*row] for row in zip(*columns, strict=True)])
 
 
 def numbers(column: Sequence[str]) -> Sequence[float | str]:

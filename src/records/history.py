@@ -5,6 +5,7 @@ __all__ = ["History", "HistoryWriter", "read_history", "read_stability", "write_
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.records.atomic import try_to_write
+from src.records.literal import csv_cell, from_csv_cell
+from src.records.run_files import read_bytes, refusal
 
 HISTORY = "norm_ratio.csv"
 STABILITY = "selection_stability.json"
@@ -39,18 +42,36 @@ def read_history(place: Path) -> History | None:
 
     Args:
         place: Run directory, or the CSV file itself.
+
+    Raises:
+        ValueError: If the file is damaged.
     """
     file = place / HISTORY if place.is_dir() else place
     if not file.is_file():
         return None
-    with file.open(newline="") as stream:
-        rows = {(int(row["epoch"]), int(row["depth"])): row for row in csv.DictReader(stream)}
+    raw = read_bytes(file)
+    try:
+        return _history(file, raw.decode())
+    except (csv.Error, IndexError, KeyError, TypeError, ValueError) as error:
+        form = f"is damaged ({type(error).__name__}: {error}); restore or remove it"
+        raise refusal(f"the {HISTORY} of a run", file, form) from None
+
+
+def _history(file: Path, content: str) -> History:
+    """Returns the history in the content of a file: the same blocks in each epoch."""
+    lines = csv.DictReader(StringIO(content, newline=""))
+    rows = {(int(row["epoch"]), int(row["depth"])): row for row in lines}
     epoch, depth = (sorted({key[axis] for key in rows}) for axis in (0, 1))
+    if len(epoch) * len(depth) != len(rows):
+        raise ValueError("an epoch lacks a block")
 
     def values(name: str) -> Array:
-        return np.array([[float(rows[e, d][name]) for d in depth] for e in epoch])
+        found = np.array([[float(rows[e, d][name]) for d in depth] for e in epoch])
+        if not np.isfinite(found).all():
+            raise ValueError(f"a {name} is not finite")
+        return found
 
-    block = [rows[epoch[-1], d]["block"] for d in depth]
+    block = [from_csv_cell(rows[epoch[-1], d]["block"]) for d in depth]
     norm_id, norm_pseudo_ood, ratio = map(values, MEANS)
     selected = values("selected").argmax(axis=1)
     return History(file, epoch, block, norm_id, norm_pseudo_ood, ratio, selected)
@@ -67,7 +88,7 @@ class HistoryWriter:
         self.file = run_dir / HISTORY
         self._rows: list[list[str]] = []
         if self.file.exists():
-            with self.file.open(newline="") as stream:
+            with self.file.open(newline="", encoding="utf-8") as stream:
                 self._rows = list(csv.reader(stream))[1:]
 
     def add(
@@ -84,12 +105,12 @@ class HistoryWriter:
         self._rows = [row for row in self._rows if int(row[0]) < epoch]
         for position, block in enumerate(blocks):
             means = [mean[name][position] for name in MEANS]
-            row = [epoch, block, position + 1, *means, int(block == selected)]
+            row = [epoch, csv_cell(block), position + 1, *means, int(block == selected)]
             self._rows.append([str(value) for value in row])
         try_to_write(self.file, self._write)
 
     def _write(self, path: Path) -> None:
-        with path.open("w", newline="") as stream:
+        with path.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([COLUMNS, *self._rows])
 
 

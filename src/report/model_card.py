@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.registry import known
@@ -61,12 +60,19 @@ def without_places(command: str) -> str:
     return " ".join(shell_word(PLACE.sub(r"\1PATH", word)) for word in shlex.split(command))
 
 
-def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file: Released) -> str:
+def card(
+    metrics: Mapping[str, Any],
+    saved: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+    file: Released,
+) -> str:
     """Returns the model card in Markdown.
 
     Args:
         metrics: The content of `metrics.json`.
         saved: The text of `config.yaml`, whose first line holds the command.
+        config: The content of `config.yaml`.
         state: The released state dict.
         file: The file with the state dict.
     """
@@ -76,7 +82,7 @@ def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file:
     )  # fmt: skip
     environment.filters |= {"described": described, "text": markdown_text, "code": markdown_code}
     first = saved.partition("\n")[0]
-    config = portable(yaml.safe_load(saved))
+    config = portable(config)
     trained_on = config["data"]["train"].get("known")
     results: Results = metrics["detectors"]
     blocks = block_columns(results).values()

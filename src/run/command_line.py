@@ -48,7 +48,7 @@ def repeated() -> str:
         if source.provider == "main" and Path(source.path) != CONF:
             flags += ["--config-path", source.path]
     if job.job.config_name != name:
-        flags += ["--config-name", job.job.config_name]
+        flags += ["--config-name", str(job.job.config_name)]
     composed = [each for each in job.overrides.hydra if each.startswith("hydra.searchpath=")]
     if any(each.startswith("sweep=") for each in job.overrides.task):
         composed.append("hydra.mode=RUN")  # of the sweep, only this run
