@@ -23,6 +23,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.records.configs import CONF
+from src.run.command_line import literally
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -100,6 +101,7 @@ def list_blocks(cfg: DictConfig) -> None:
         Path(cfg.run_dir).rmdir()
 
 
+@literally
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""

@@ -4,13 +4,15 @@ __all__ = ["main", "release"]
 
 import argparse
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from src.records.atomic import write_whole
+from src.records.console import say
+from src.records.literal import file_name, override
+from src.records.run_files import read_config, read_metrics
 from src.report.model_card import Released, card, portable
 
 INPUT = ("network.mean", "network.std")  # which `net.weights` takes from the configuration
@@ -25,7 +27,8 @@ def release(run_dir: Path, output: Path) -> Released:
 
     Args:
         run_dir: Directory of the run.
-        output: Folder that receives `<experiment>.pt` and `<experiment>.md`.
+        output: Folder that receives `<experiment>.pt` and `<experiment>.md`, whatever the name of
+            the experiment holds.
 
     Raises:
         FileExistsError: If the folder has a file of that name, perhaps of another seed.
@@ -41,14 +44,15 @@ def release(run_dir: Path, output: Path) -> Released:
         if not (run_dir / needed).is_file():
             raise FileNotFoundError(
                 f"expected the directory of a finished training, got {run_dir} without {needed}; "
-                f"finish it: python -m src.train resume={run_dir}"
+                f"finish it: python -m src.train {override('resume', run_dir)}"
             )
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    path = output / f"{metrics['experiment']}.pt"
-    if path.exists():
-        raise FileExistsError(
-            f"expected a new file, got {path}, which is there; choose another --output"
-        )
+    metrics = read_metrics(run_dir / "metrics.json", "versions", "data", "id_accuracy")
+    path = output / f"{file_name(metrics['experiment'])}.pt"
+    for each in (path, path.with_suffix(".md")):
+        if each.exists():
+            raise FileExistsError(
+                f"expected a new file, got {each}, which is there; choose another --output"
+            )
     checkpoint = load_checkpoint(run_dir / "checkpoints/last.ckpt")
     content = {
         "config": portable(checkpoint["config"]),
@@ -59,9 +63,12 @@ def release(run_dir: Path, output: Path) -> Released:
     torch.save(content, buffer)
     data = buffer.getvalue()
     released = Released(path, len(data) / 1e6, hashlib.sha256(data).hexdigest())
-    text = card(metrics, (run_dir / "config.yaml").read_text(), content["state_dict"], released)
+    saved = read_config(run_dir / "config.yaml")
+    text = card(metrics, *saved, content["state_dict"], released)
     write_whole(path, lambda partial: partial.write_bytes(data))
-    write_whole(path.with_suffix(".md"), lambda partial: partial.write_text(text))
+    write_whole(
+        path.with_suffix(".md"), lambda partial: partial.write_text(text, encoding="utf-8")
+    )
     return released
 
 
@@ -95,15 +102,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the weights of a run in half precision, with a model card, to be given away."""
-    from rich.console import Console
-
     command = parser()
     asked = command.parse_args(arguments)
     try:
         path, size, digest = release(asked.run_dir, asked.output)
     except (OSError, ValueError) as error:
         command.error(str(error))
-    Console(soft_wrap=True).print(f"{path}  {size:.1f} MB  sha256:{digest}", highlight=False)
+    say(f"{path}  {size:.1f} MB  sha256:{digest}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from src.records.configs import CONF
+from src.run.command_line import literally
 
 
 def train(cfg: DictConfig) -> None:
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> None:
         report(cfg, trainer, benchmark, data, seconds)
 
 
+@literally
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> None:
     """Composes the configuration and runs it."""

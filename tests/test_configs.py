@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
@@ -128,6 +129,34 @@ def test_every_choice_of_every_group_composes_and_resolves(choice: str, composed
     cfg = composed("train", [choice, "run_dir=elsewhere"])
     assert OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
     assert composed("evaluate", [choice])[group]
+
+
+def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of each setting below a node."""
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+@pytest.mark.slow
+def test_every_setting_can_be_changed_from_the_command_line(composed: Any) -> None:
+    parse = OverridesParser.create().parse_override
+    for choice in CHOICES:
+        group = choice.partition("=")[0]
+        config = OmegaConf.to_container(composed("train", [choice])[group], resolve=False)
+        settings = dict(leaves(config, f"{group}."))
+        assert [parse(f"{key}=1").key_or_group for key in settings] == [*settings]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", [each for each in CHOICES if each.startswith("detectors=")])
+def test_every_column_can_be_changed_or_left_out(choice: str, composed: Any) -> None:
+    for name in composed("train", [choice]).detectors:
+        cfg = composed("train", [choice, f"detectors.{name}._target_=src.detectors.MSP"])
+        assert cfg.detectors[name]._target_ == "src.detectors.MSP"
+        assert name not in composed("train", [choice, f"~detectors.{name}"]).detectors
 
 
 def test_a_line_of_a_configuration_can_be_read() -> None:

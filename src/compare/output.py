@@ -15,11 +15,14 @@ from src.compare.rows import MISSING, Row, Rows, Sample
 from src.compare.runs import METRICS
 from src.compare.tables import UNIT, Table, best_detectors, notes_of, tables
 from src.records.atomic import write_whole
-from src.records.console import say
+from src.records.console import console, say
+from src.records.literal import csv_cell, markdown_text, one_line
 
 SHOWN = 6  # more detectors do not fit in a terminal
 LATEX = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
+    **{char: f"{{{char}}}" for char in "[*"},  # behind \\\\ they would be an option
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     **{"±": r"$\pm$", "×": r"$\times$", MISSING: "--", "…": r"\ldots{}"},  # noqa: RUF001
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
 }
@@ -35,13 +38,10 @@ def show(
 ) -> None:
     """Prints the tables and the notes."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table as Printed
     from rich.text import Text
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160  # Rich would use 80 columns
+    screen = console(160)
     shown = detectors or best_detectors(found, SHOWN)
     say(UNIT)
     for table in tables(found, detectors=shown, sets=sets, blocks=blocks, paper=paper):
@@ -54,7 +54,7 @@ def show(
         for at, line in enumerate(table.body):
             marked = [(text, (at, column) in table.best) for column, text in enumerate(line)]
             printed.add_row(*(Text(text, style="bold" if best else "") for text, best in marked))
-        console.print(printed)
+        screen.print(printed)
     for note in notes_of(found, shown, paper):
         say(note)
 
@@ -87,9 +87,11 @@ def csv_text(found: Rows, *, sets: bool, paper: Paper | None) -> str:
     lines = [csv_line(row, found, sets=sets, paper=paper) for row in found.rows]
     header = dict.fromkeys(key for line in lines for key in line)
     file = StringIO(newline="")
-    writer = csv.DictWriter(file, header, restval="")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(file)
+    writer.writerow(map(csv_cell, header))
+    for line in lines:
+        cells = [line.get(key, "") for key in header]
+        writer.writerow([csv_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return file.getvalue()
 
 
@@ -134,16 +136,16 @@ def markdown(content: Sequence[Table], notes: Sequence[str]) -> str:
     parts = [f"# Comparison\n\n{UNIT}\n"]
     for table in content:
         rule = ["---" if at in table.left else "--:" for at in range(len(table.header))]
-        lines = [table.header, rule]
+        lines = [[markdown_text(text) for text in table.header], rule]
         for at, line in enumerate(table.body):
-            cells = [text.replace("|", "\\|") for text in line]
+            cells = [markdown_text(text) for text in line]
             lines.append(
                 [f"**{text}**" if (at, c) in table.best else text for c, text in enumerate(cells)]
             )
-        parts.append(f"## {table.title}\n")
+        parts.append(f"## {markdown_text(table.title)}\n")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
     if notes:
-        parts.append("\n".join(f"* {note}" for note in notes) + "\n")
+        parts.append("\n".join(f"* {markdown_text(note)}" for note in notes) + "\n")
     return "\n".join(parts)
 
 
@@ -166,9 +168,9 @@ def latex(content: Sequence[Table], notes: Sequence[str]) -> str:
             *(line + r" \\" for line in lines),
             r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
         ]  # fmt: skip
-    return "\n".join([*parts, *(f"% {note}" for note in notes), ""])
+    return "\n".join([*parts, *(f"% {one_line(note)}" for note in notes), ""])
 
 
 def escaped(text: str) -> str:
     """Returns the text with the special characters of LaTeX escaped."""
-    return re.sub(".", lambda char: LATEX.get(char[0], char[0]), text)
+    return re.sub(".", lambda char: LATEX.get(char[0], char[0]), one_line(text))

@@ -204,8 +204,8 @@ def ordered(found: Rows, sort: str | None) -> list[Row]:
 def name_of(row: Row, key: str) -> tuple[int, str]:
     """Returns the sort key of a row: its experiment, network or seed."""
     if key == "seed":
-        seed = row.runs[0].seeds.get("seed")
-        return seed if isinstance(seed, int) else -1, ""
+        seed = row.runs[0].seeds.get("seed", -1)
+        return (seed, "") if isinstance(seed, int) else (-1, str(seed))
     return 0, row.experiment if key == "experiment" else row.network
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import correlation
 from typing import Any
 
-from src.compare.schema import METRICS, read_config, read_metrics
 from src.records.columns import block_columns, detector_columns
+from src.records.run_files import CONFIG_FILE, METRICS_FILE, read_config, read_metrics
 
+METRICS = ("auroc", "fpr95_id_pos", "fpr95_ood_pos")
 # settings that do not make another experiment: paths, and the keys of `src.evaluate`
 APART = {
     *("run_dir", "data_dir", "resume", "logger", "tags", "job_type", "group", "run_name"),
@@ -28,17 +29,19 @@ class Run:
         path: Path of the metrics file.
 
     Raises:
-        ValueError: If the file is not the metrics file of a run, or its config.yaml is none.
-        OSError: If one of them cannot be read.
+        ValueError: If the file is not the metrics file of a run, or its config.yaml is damaged.
+
+    Attributes:
+        metrics: The content of the metrics file.
+        config: The resolved configuration; empty without a config.yaml beside metrics.json.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.text, self.metrics = read_metrics(path)
-        beside = path.with_name("config.yaml")
-        has_config = path.name == "metrics.json" and beside.exists()
-        # the resolved configuration; empty without a config.yaml beside metrics.json
-        self.config = read_config(beside) if has_config else {}
+        self.metrics = read_metrics(path)
+        self.config: dict[str, Any] = {}
+        if path.name == METRICS_FILE:
+            _, self.config = read_config(path.with_name(CONFIG_FILE))
 
     @property
     def results(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -76,8 +79,8 @@ class Run:
             parts = key.split(".")
             if parts[0] in APART or APART_ANYWHERE & set(parts) or value in (None, False, {}, []):
                 continue
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            setting[key] = text.removeprefix(root)
+            text = value if isinstance(value, str) else json.dumps(value)
+            setting[key.replace("@", "_")] = text.removeprefix(root)  # a former name
         if setting.get("checkpoint"):  # a training run benchmarks its last checkpoint
             setting["checkpoint"] = Path(setting["checkpoint"]).stem
             if setting["checkpoint"] == "last":
@@ -214,10 +217,10 @@ def candidates(folder: Path) -> Iterator[Path]:
 
 def without_copies(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     """Returns the runs without copies, and a message about each copy."""
-    first: dict[bytes, Run] = {}
+    first: dict[str, Run] = {}
     copies = []
     for run in runs:
-        if (known := first.setdefault(run.text, run)) is not run:
+        if (known := first.setdefault(json.dumps(run.metrics), run)) is not run:
             copies.append(f"{run.path}: a copy of {known.path}")
     return list(first.values()), copies
 

@@ -18,19 +18,22 @@ from urllib.parse import urlparse
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from src.data.download import prepare
 from src.data.names import readable
 from src.data.registry import Known, known
 from src.records.atomic import write_whole
 from src.records.configs import CONF
+from src.records.console import console
+from src.records.literal import literal_word
 
 
 class Part:
@@ -95,12 +98,12 @@ class Part:
             return ""
         entry = known(self.config.known)
         how = entry.manual or f"prepare=true fetches it from {hosts(entry)}"
-        return f"{shown(entry.title)}: {shown(how)}\n[dim]{shown(entry.terms)}[/]"
+        return f"{entry.title}: {how}\n{entry.terms}"
 
 
 def shown(text: object) -> str:
-    """Returns markup that shows a text literally."""
-    return escape(readable(str(text)))
+    """Returns a text that can be printed anywhere."""
+    return readable(str(text))
 
 
 def hosts(entry: Known) -> str:
@@ -127,7 +130,7 @@ def status_table(parts: Iterable[Part], report: Mapping[str, Any]) -> Table:
             text = f"as {shown(first[text])}"
         color = "green" if status in ("present", "verified") else "red"
         images = f"{part.images:,}" if part.images else ""
-        table.add_row(shown(part.name), f"[{color}]{status}[/]", images, text)
+        table.add_row(shown(part.name), Text(status, style=color), images, text)
     return table
 
 
@@ -171,33 +174,36 @@ def summary(found: Mapping[str, Any]) -> list[str]:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="prepare")
 def run(cfg: DictConfig) -> None:
     """Composes the benchmark; exits with 1 if a set that was fetched or verified is incomplete."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    screen = console(120)
     sources = {"train": cfg.data.train, "id": cfg.data.test, **cfg.data.ood}
     parts = [Part(name, config) for name, config in sources.items()]
     if cfg.prepare:
         for part in parts:
             if part.status == "missing":
-                console.print(f"fetching {shown(part.name)}")
+                screen.print(f"fetching {shown(part.name)}")
                 part.fetch(Path(cfg.data_dir))
     present = [part for part in parts if part.status == "present"]
     path = Path(cfg.out) / "verify.json"
     found = verify(present, path) if cfg.verify and present else None
     report = read_report(path)
     name = HydraConfig.get().runtime.choices["data"]
-    console.print(f"[bold]{name}[/] in {shown(cfg.data_dir)}", status_table(parts, report))
+    title = Text.assemble((name, "bold"), f" in {shown(cfg.data_dir)}")
+    screen.print(title, status_table(parts, report))
     if found:
-        console.print(*map(shown, summary(found)), f"report: {shown(path)}", sep="\n")
+        screen.print(*map(shown, summary(found)), f"report: {shown(path)}", sep="\n")
     if cfg.figures and present:
         from src.data.gallery import gallery
 
         figure = gallery({part.name: part.source for part in present}, Path(cfg.out))
-        console.print(f"figure: {shown(figure)}")
+        screen.print(f"figure: {shown(figure)}")
     if (cfg.prepare or cfg.verify) and (len(present) < len(parts) or (found and found["corrupt"])):
         sys.exit(1)
 
 
 def main() -> None:
     """Runs the command, or its current spelling if it has `benchmark=`, the former `data=`."""
+    parse = OverridesParser.create().parse_override
+    sys.argv[1:] = [literal_word(word, parse) for word in sys.argv[1:]]
     spelled = [re.sub("^benchmark=", "data=", word) for word in sys.argv[1:]]
     if spelled == sys.argv[1:]:
         run()

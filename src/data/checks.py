@@ -55,7 +55,13 @@ def tell_notes(sources: Mapping[str, Source]) -> None:
 
 
 def check_names(ood: Collection[str], groups: Collection[str]) -> None:
-    """Refuses OOD sets and groups with reserved names or with the same name."""
+    """Refuses OOD sets and groups with reserved names, with the same name, or with none."""
+    names: list[object] = [*ood, *groups]
+    if strange := [name for name in names if type(name) not in (str, int) or name == ""]:
+        raise ValueError(
+            f"expected texts as names of OOD sets and groups, got {strange[0]!r}, as YAML reads "
+            "yes, no and null; put the name into quotes"
+        )
     if reserved := RESERVED & {*ood, *groups} or set(ood) & set(groups):
         raise ValueError(
             f"expected OOD sets and groups of different names, none of {sorted(RESERVED)}, "

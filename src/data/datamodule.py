@@ -79,8 +79,9 @@ class ImageData(L.LightningDataModule):
             batch_size=batch_size, eval_batch_size=eval_batch_size, validation_size=validation_size
         )
         check_classes(train.classes, test.classes)
-        self.groups = {name: tuple(members) for name, members in (groups or {}).items()}
-        check_names(ood, self.groups)
+        check_names(ood, groups or {})
+        ood = {str(name): source for name, source in ood.items()}  # a year is a name, too
+        self.groups = {str(name): tuple(map(str, each)) for name, each in (groups or {}).items()}
         check_groups(ood, self.groups)
         self.named = {"train": train, "id": test, **ood}
         tell_notes(self.named)

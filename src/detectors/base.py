@@ -9,6 +9,7 @@ __all__ = [
     "mean_pool",
 ]
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
@@ -199,14 +200,15 @@ class BlocksDetector(Detector):
 def expand_blocks(detectors: Mapping[str, Detector], network: Network) -> dict[str, Detector]:
     """Returns one detector per column: `at: each_block` becomes `name@block` for each block.
 
+    A name may end in `_each_block`, to be another than that of a detector at one block.
+
     Raises:
         ValueError: If the arguments of a detector do not fit the network.
     """
     columns: dict[str, Detector] = {}
-    for name, detector in detectors.items():
+    for name, detector in ((str(name), each) for name, each in detectors.items()):
         if detector.at == "each_block":
-            column = Column.parse(name)
-            plain = column.detector if column.block == "each_block" else name
+            plain = re.sub("[_@]each_block$", "", name)
             for block in network.blocks:
                 columns[Column(plain, block).name] = each = deepcopy(detector)
                 each.at = block

@@ -4,7 +4,6 @@ __all__ = ["Histograms", "Lines", "Media"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from src.records.palette import STYLE
+from src.records.palette import STYLE, png_of
 
 
 class Lines(NamedTuple):
@@ -28,7 +27,7 @@ class Lines(NamedTuple):
 
     def picture(self) -> Image.Image:
         """Returns a picture of the lines, for loggers without charts of their own."""
-        with rc_context(STYLE | {"text.parse_math": False}):
+        with rc_context(STYLE):
             figure = Figure(figsize=(4.5, max(3, 0.16 * len(self.y))))
             axes = figure.subplots()
             shades = colormaps["cividis"](np.linspace(0, 0.85, len(self.y)))
@@ -38,8 +37,7 @@ class Lines(NamedTuple):
             if all(isinstance(x, int) for x in self.x):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             figure.legend(loc="outside right upper")
-            figure.savefig(picture := BytesIO(), dpi=130)
-        return Image.open(picture).convert("RGB")
+            return Image.open(png_of(figure)).convert("RGB")
 
 
 class Histograms(NamedTuple):

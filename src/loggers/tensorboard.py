@@ -15,6 +15,7 @@ from PIL import Image
 
 from src.loggers.base import Dispensable, needs, over_epochs
 from src.loggers.media import Histograms, Media
+from src.records.literal import from_csv_cell, markdown_text
 
 # the tab "Custom scalars" shows all blocks in one chart
 OVERLAID = {
@@ -85,11 +86,12 @@ class TensorBoardLogger(Dispensable, LightningTensorBoardLogger):
 
 def markdown(path: Path) -> str:
     """Returns a CSV file as a Markdown table; empty if it has too many rows."""
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     if len(rows) > MOST_ROWS:
         return ""
-    lines = [header, ["---"] * len(header), *rows]
+    shown = [[markdown_text(from_csv_cell(cell)) for cell in row] for row in rows]
+    lines = [header, ["---"] * len(header), *shown]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

@@ -21,6 +21,7 @@ from requests.utils import get_netrc_auth
 from src.loggers.base import Dispensable
 from src.loggers.media import Lines, Media
 from src.records.atomic import try_to_write
+from src.records.literal import from_csv_cell
 
 if TYPE_CHECKING:
     import wandb
@@ -32,6 +33,7 @@ OVER_EPOCHS = (
     *("train/*", "val/*", "norm_ratio/*", "norm_id/*", "norm_pseudo_ood/*"),
     *("selected_block", "norm_ratio_margin"),
 )
+SILENT = "WANDB_ERROR_REPORTING", "false"  # else an offline run, too, reports to a server
 
 
 class WandbLogger(Dispensable, LightningWandbLogger):
@@ -101,20 +103,21 @@ def payload(media: Media) -> dict[str, Any]:
 
 
 def csv_table(path: Path) -> "wandb.Table":
-    """Returns a CSV file as a `wandb.Table`, with numbers as numbers."""
+    """Returns a CSV file as a `wandb.Table`, with columns of numbers as numbers."""
     import wandb
 
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    return wandb.Table(columns=[*header], data=[[number(value) for value in row] for row in rows])
+    columns = [numbers(column) for column in zip(*rows, strict=True)]
+    return wandb.Table(columns=[*header], data=[[*row] for row in zip(*columns, strict=True)])
 
 
-def number(text: str) -> float | str:
-    """Returns text as a number if it is one, else as it is."""
+def numbers(column: Sequence[str]) -> Sequence[float | str]:
+    """Returns the cells of a column as numbers if all of them are, else as they are."""
     try:
-        return float(text)
+        return [float(cell) for cell in column]
     except ValueError:
-        return text
+        return [from_csv_cell(cell) for cell in column]
 
 
 def chart(lines: Lines) -> "CustomChart":
@@ -151,7 +154,7 @@ def wandb_logger(
     save_dir: str,
     name: str | None = None,
     group: str | None = None,
-    tags: Sequence[str] = (),
+    tags: Any = (),
     mode: str | None = None,
     init_timeout: float = 20,
     finish_timeout: float = 120,
@@ -162,14 +165,15 @@ def wandb_logger(
     """Returns a logger for a W&B run that never waits for user input or long for a server.
 
     Without an API key, or if the server does not answer, an online run becomes an offline one;
-    a log line then tells how to upload it later.
+    a log line then tells how to upload it later. An offline run looks up no name and connects to
+    nothing: W&B's reports of its own errors are off unless `WANDB_ERROR_REPORTING` is set.
 
     Args:
         project: W&B project.
         save_dir: Directory that receives `wandb/`; created if it does not exist.
         name: Name of the run; W&B invents one by default.
         group: Name that the runs of a sweep share.
-        tags: Labels of the run, such as network and data set.
+        tags: Labels of the run, such as network and data set; a single word is one label.
         mode: `online`, `offline` or `disabled`; by default `WANDB_MODE` or W&B's own settings.
         init_timeout: Seconds to wait for the server before going offline.
         finish_timeout: Seconds to wait for uploads at the end of the run. `wandb sync` uploads
@@ -182,7 +186,8 @@ def wandb_logger(
     if rank_zero_only.rank > 0:  # type: ignore[attr-defined]
         return WandbLogger(**identity)  # on these processes Lightning gives it a dummy run
     Path(save_dir).mkdir(parents=True, exist_ok=True)
-    options |= {"project": project, "dir": save_dir, "name": name, "group": group, "tags": tags}
+    options |= {"project": project, "dir": save_dir, "name": name, "group": group}
+    options["tags"] = labels(tags)
     if id_file is not None and Path(id_file).exists():
         options["id"] = Path(id_file).read_text()
     timeouts = {"init_timeout": init_timeout, "finish_timeout": finish_timeout}
@@ -199,6 +204,12 @@ def wandb_logger(
     return logger
 
 
+def labels(tags: Any) -> list[str]:
+    """Returns the labels that are given as a list, as a single word or number, or not at all."""
+    several = isinstance(tags, Sequence) and not isinstance(tags, str)
+    return [str(tag) for tag in (tags if several else [tags]) if tag is not None]
+
+
 def has_key(settings: "wandb.Settings") -> bool:
     """Returns whether W&B would find a key: in the environment, its settings or netrc."""
     known = settings.api_key or settings.identity_token_file
@@ -207,6 +218,7 @@ def has_key(settings: "wandb.Settings") -> bool:
 
 def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "Run":
     """Returns a run in the given mode, or offline if that mode would block."""
+    os.environ.setdefault(*SILENT)
     import wandb
 
     settings = wandb.setup().settings
@@ -215,7 +227,7 @@ def start_run(mode: Any, timeouts: dict[str, Any], options: dict[str, Any]) -> "
     reason = "no API key found"
     try:
         if mode != "online" or has_key(settings):
-            # offline runs with the same id are merged by `wandb sync`
+            # `wandb sync` puts offline runs of the same id one after the other
             resume: Literal["allow"] | None = "allow" if mode == "online" else None
             return wandb.init(mode=mode, settings=patience, resume=resume, **options)
     except (wandb.Error, TimeoutError) as error:

@@ -1,25 +1,33 @@
-"""Output of the commands; rich is imported when something is printed."""
+"""Output of the commands, with names as they are; rich is imported when something is printed."""
 
-__all__ = ["say", "show"]
+__all__ = ["console", "say", "show"]
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
-def say(text: str) -> None:
-    """Prints a line literally."""
+def console(width: int | None = None) -> "Console":
+    """Returns a console that takes no bracket for a style and no colon for a picture.
+
+    Args:
+        width: Columns of an output that is no terminal.
+    """
     from rich.console import Console
 
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+    asked = Console(markup=False, emoji=False)
+    if not asked.is_terminal and width is not None:
+        asked.width = width  # a file has no width
+    return asked
+
+
+def say(text: str) -> None:
+    """Prints a line."""
+    console().print(text, highlight=False, soft_wrap=True)
 
 
 def show(*content: "Table | str") -> None:
-    """Prints tables and text."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 100  # a file has no width; the tables fit into 100 columns
-    console.print(*content, sep="\n")
+    """Prints tables, which fit into 100 columns, and text."""
+    console(100).print(*content, sep="\n")

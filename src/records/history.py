@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.records.atomic import try_to_write
+from src.records.literal import csv_cell, from_csv_cell
+from src.records.run_files import read_bytes
 
 log = logging.getLogger(__name__)
 HISTORY = "norm_ratio.csv"
@@ -42,6 +45,9 @@ def read_history(place: Path) -> History | None:
 
     Args:
         place: Run directory, or the CSV file itself.
+
+    Raises:
+        ValueError: If it is no regular file, or too large.
     """
     file = place / HISTORY if place.is_dir() else place
     whole, _ = _epochs(file)
@@ -53,7 +59,7 @@ def read_history(place: Path) -> History | None:
         at = COLUMNS.index(column)
         return np.array([[float(row[at]) for row in table] for table in tables])
 
-    block = [row[1] for row in tables[-1]]
+    block = [from_csv_cell(row[1]) for row in tables[-1]]
     norm_id, norm_pseudo_ood, ratio = map(values, MEANS)
     selected = values("selected").argmax(axis=1)
     return History(file, epoch, block, norm_id, norm_pseudo_ood, ratio, selected)
@@ -61,9 +67,13 @@ def read_history(place: Path) -> History | None:
 
 def _epochs(file: Path) -> tuple[dict[int, list[list[str]]], bool]:
     """Returns the rows of each whole epoch, by depth, and whether the file holds anything else."""
-    if not file.is_file():
+    if not file.exists():
         return {}, False
-    header, *rows = csv.reader(file.read_text(errors="replace").splitlines() or [""])
+    text = read_bytes(file).decode(errors="replace")
+    try:
+        header, *rows = csv.reader(text.splitlines() or [""])
+    except csv.Error:
+        return {}, True
     return whole_epochs(rows, is_damaged=header != [*COLUMNS])
 
 
@@ -78,7 +88,7 @@ def whole_epochs(
     for row in rows:
         try:
             epoch, _, depth, *means, selected = row
-            assert len([float(mean) for mean in means]) == len(MEANS)
+            assert [isfinite(float(mean)) for mean in means] == [True] * len(MEANS)
             found.setdefault(int(epoch), {})[int(depth)] = [*row[:-1], str(int(selected))]
         except (AssertionError, ValueError):
             is_damaged = True
@@ -129,12 +139,12 @@ class HistoryWriter:
         self.rows = [row for row in self.rows if int(row[0]) < epoch]
         for position, block in enumerate(blocks):
             means = [mean[name][position] for name in MEANS]
-            row = [epoch, block, position + 1, *means, int(block == selected)]
+            row = [epoch, csv_cell(block), position + 1, *means, int(block == selected)]
             self.rows.append([str(value) for value in row])
         try_to_write(self.file, self._write)
 
     def _write(self, path: Path) -> None:
-        with path.open("w", newline="") as stream:
+        with path.open("w", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows([COLUMNS, *self.rows])
 
 

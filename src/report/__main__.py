@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = parser()
     try:
         write_page(command.parse_args(arguments).run_dir)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:
         command.error(str(error))
 
 

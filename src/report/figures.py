@@ -4,7 +4,6 @@ __all__ = ["figures_of", "save_figures"]
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from io import BytesIO
 from itertools import cycle, product
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from src.loggers import Histograms
 from src.records.atomic import try_to_write
 from src.records.columns import detector_columns
 from src.records.history import Array, History
-from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE
+from src.records.palette import COLORS, GREY, PALE, SELECTED, STYLE, png_of
 from src.report.blocks import Block
 from src.report.drawing import drawn
 from src.report.evidence import PSEUDO_OOD, Evidence
@@ -232,7 +231,6 @@ def save_figure(path: Path, draw: Callable[[], Figure], *, colors: int = 64) -> 
     Returns:
         True, also if there was no room: it is drawn, and missing.
     """
-    draw().savefig(picture := BytesIO(), dpi=130)
-    image = Image.open(picture).convert("RGB").quantize(colors)
+    image = Image.open(png_of(draw())).convert("RGB").quantize(colors)
     try_to_write(path, partial(image.save, optimize=True))
     return True

@@ -7,7 +7,7 @@ of the selected block and MSP; the summary, tables and figures hold all detector
 __all__ = ["log_report", "log_selection"]
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +94,14 @@ def log_report(
         step: Number of training steps, at which the results are logged.
         pictures: Returns the images of a source; without it no image is sent.
     """
+    results = metrics["detectors"]
+    detectors = detector_columns(results)
+    named = keys_of(detectors)
+    sources = keys_of(source for name in detectors for source in results[name])
     scalars = {
-        "/".join(("ood", *(re.sub(r"\W", "_", part) for part in (source, detector, key)))): value
-        for detector in detector_columns(metrics["detectors"])
-        for source, row in metrics["detectors"][detector].items()
+        f"ood/{sources[source]}/{named[detector]}/{key}": value
+        for detector in detectors
+        for source, row in results[detector].items()
         for key, value in row.items()
     }
     facts = {key: metrics[key] for key in ("selected_block", "id_accuracy")}
@@ -115,20 +119,34 @@ def log_report(
         logger.save()
 
 
+def keys_of(names: Iterable[str]) -> dict[str, str]:
+    """Returns each name as a part of a key, for backends that make a path of it, and unique."""
+    keys: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        key = plain = re.sub(r"\W", "_", name)
+        count = 1
+        while key in keys.values():
+            count += 1
+            key = f"{plain}_{count}"
+        keys[name] = key
+    return keys
+
+
 def media_of(
     run_dir: Path, evidence: Evidence, figures: Sequence[Path], pictures: Pictures | None
 ) -> Media:
     """Returns the figures, tables, charts and images of a finished run."""
     shown, confusion = evidence.featured, evidence.confusion
+    sources, detectors = keys_of(evidence.roc), keys_of(shown)
     return Media(
         figures={f"figures/{path.stem}": path for path in figures},
         tables={"tables/ood": run_dir / "ood.csv"},
         lines={
-            f"roc/{source}": roc_lines(source, {name: curves[name] for name in shown})
+            f"roc/{sources[source]}": roc_lines(source, {name: curves[name] for name in shown})
             for source, curves in evidence.roc.items()
             if shown
         },
-        histograms={f"scores/{name}": evidence.histograms[name] for name in shown},
+        histograms={f"scores/{detectors[name]}": evidence.histograms[name] for name in shown},
         images=samples(evidence, pictures) if pictures else {},
         confusion=confusion if confusion and len(confusion.names) <= MOST_CLASSES else None,
     )
@@ -144,8 +162,9 @@ def roc_lines(source: str, curves: Mapping[str, Roc]) -> Lines:
 
 def samples(evidence: Evidence, pictures: Pictures) -> dict[str, list[tuple[Image.Image, str]]]:
     """Returns the images at both ends of the scores of each source, with score and class."""
+    sources = keys_of(evidence.extremes)
     return {
-        f"samples/{source}/{end}": [
+        f"samples/{sources[source]}/{end}": [
             (to_size(image), f"{score} {name}")
             for image, (score, name) in zip(
                 images_of(pictures, source, extremes), extremes.captions, strict=True

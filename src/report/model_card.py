@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from src.data.registry import known
 from src.records.columns import block_columns
+from src.records.literal import markdown_code, markdown_text, shell_word
 from src.report.blocks import Results
 from src.report.page import described, set_rows
 
@@ -57,15 +57,22 @@ def portable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_places(command: str) -> str:
     """Returns a command with PATH in place of each absolute path."""
-    return shlex.join(PLACE.sub(r"\1PATH", word) for word in shlex.split(command))
+    return " ".join(shell_word(PLACE.sub(r"\1PATH", word)) for word in shlex.split(command))
 
 
-def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file: Released) -> str:
+def card(
+    metrics: Mapping[str, Any],
+    saved: str,
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+    file: Released,
+) -> str:
     """Returns the model card in Markdown.
 
     Args:
         metrics: The content of `metrics.json`.
         saved: The text of `config.yaml`, whose first line holds the command.
+        config: The content of `config.yaml`.
         state: The released state dict.
         file: The file with the state dict.
     """
@@ -73,9 +80,9 @@ def card(metrics: Mapping[str, Any], saved: str, state: Mapping[str, Any], file:
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["described"] = described
+    environment.filters |= {"described": described, "text": markdown_text, "code": markdown_code}
     first = saved.partition("\n")[0]
-    config = portable(yaml.safe_load(saved))
+    config = portable(config)
     trained_on = config["data"]["train"].get("known")
     results: Results = metrics["detectors"]
     blocks = block_columns(results).values()

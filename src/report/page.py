@@ -3,20 +3,22 @@
 __all__ = ["described", "set_rows", "write_page"]
 
 import base64
-import json
+import logging
 from collections.abc import Iterable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from PIL import Image
 
 from src.records.atomic import try_to_write
 from src.records.columns import block_columns, detector_columns
 from src.records.history import read_history
+from src.records.run_files import CONFIG_FILE, METRICS_FILE, read_bytes, read_config, read_metrics
 from src.report.blocks import Results, blocks_of, chosen_of, selection_of
 
+log = logging.getLogger(__name__)
 FIGURES = (
     "norm_ratio_curves",
     "norm_by_depth",
@@ -33,8 +35,9 @@ def write_page(run_dir: Path) -> Path:
 
     Raises:
         FileNotFoundError: If the directory is not that of a finished run.
+        ValueError: If a file of the run is damaged.
     """
-    if not (run_dir / "metrics.json").is_file():
+    if not (run_dir / METRICS_FILE).is_file():
         raise FileNotFoundError(
             f"expected the directory of a finished run, got {run_dir} without a metrics.json; "
             "name one such as logs/<name>/<time>"
@@ -49,16 +52,15 @@ def write_page(run_dir: Path) -> Path:
     environment.filters |= {"percent": percent, "tint": tint, "duration": duration}
     page = environment.get_template("page.html.j2").render(content(run_dir))
     path = run_dir / "report.html"
-    try_to_write(path, lambda partial: partial.write_text(page))
+    try_to_write(path, lambda partial: partial.write_text(page, encoding="utf-8"))
     return path
 
 
 def content(run_dir: Path) -> dict[str, Any]:
     """Returns the variables of the template."""
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    saved = run_dir / "config.yaml"
-    text = saved.read_text() if saved.exists() else ""
-    config = yaml.safe_load(text) or {}
+    needed = ("id_accuracy", "forward_passes", "seconds", "versions")
+    metrics = read_metrics(run_dir / METRICS_FILE, *needed)
+    text, config = read_config(run_dir / CONFIG_FILE)
     first = text.partition("\n")[0]
     results, has_ood = metrics["detectors"], len(metrics["counts"]) > 1
     chosen, blocks = chosen_of(metrics), blocks_of(metrics)
@@ -66,7 +68,7 @@ def content(run_dir: Path) -> dict[str, Any]:
     rest = [name for name in results if name not in (*plain, *block_columns(results).values())]
     return {
         "metrics": metrics,
-        "facts": {"protocol": "", "groups": {}, "classes": []} | metrics.get("data", {}),
+        "facts": {"protocol": "", "groups": {}, "classes": []} | (metrics.get("data") or {}),
         "config": config,
         "config_text": text,
         "command": first.removeprefix("# ") if first.startswith("# ") else "",
@@ -84,8 +86,8 @@ def content(run_dir: Path) -> dict[str, Any]:
 
 def columns_of(metrics: Mapping[str, Any]) -> list[str]:
     """Returns the columns of the OOD table: average first, as a phone shows only two columns."""
-    groups = metrics.get("data", {}).get("groups", {})
-    return ["average", *groups, *list(metrics["counts"])[1:]]
+    groups = (metrics.get("data") or {}).get("groups", {})
+    return ["average", *groups, *(name for name in metrics["counts"] if name != "id")]
 
 
 def detector_rows(
@@ -122,7 +124,7 @@ def detector_rows(
 
 def set_rows(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns a row for each set of images: role and groups, where it comes from, and its size."""
-    facts = metrics.get("data", {})
+    facts = metrics.get("data") or {}
     groups = facts.get("groups", {})
     ood = data.get("ood") or {}
     rows = []
@@ -152,19 +154,25 @@ def described(node: Any) -> str:
         given = (
             f"{key}={described(value)}"
             for key, value in node.items()
-            if key[0] != "_" and value is not None
+            if not key.startswith("_") and value is not None
         )
         return f"{str(node['_target_']).rpartition('.')[2]}({', '.join(given)})"
     return "" if node is None else str(node)
 
 
 def figure(path: Path) -> dict[str, Any] | None:
-    """Returns a PNG file as a data URL with width and height; None if it does not exist."""
+    """Returns a PNG file as a data URL with width and height; None if there is no such file."""
     if not path.exists():
         return None
-    with Image.open(path) as image:
-        width, height = image.size
-    code = base64.b64encode(path.read_bytes()).decode()
+    try:
+        data = read_bytes(path)
+        with Image.open(BytesIO(data), formats=["PNG"]) as image:
+            width, height = image.size
+            image.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        log.warning("%s is left out of the page: %s", path, error)
+        return None
+    code = base64.b64encode(data).decode()
     return {"src": f"data:image/png;base64,{code}", "width": width, "height": height}
 
 

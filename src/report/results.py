@@ -22,6 +22,7 @@ from src.metrics.score_table import Scores
 from src.records.atomic import try_to_write
 from src.records.git_state import git_state
 from src.records.history import read_history, read_stability
+from src.records.literal import csv_cell
 from src.report.blocks import Results
 from src.report.drawing import drawn
 from src.report.evidence import evidence_of
@@ -194,9 +195,10 @@ def ood_results(
 
 def save_results(path: Path, results: Results) -> None:
     """Writes a CSV file with one row per detector and OOD set, group or average."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ("detector", "source", *METRICS))
         writer.writeheader()
         for detector, each in results.items():
             for source, row in each.items():
-                writer.writerow({"detector": detector, "source": source, **row})
+                named = {"detector": csv_cell(detector), "source": csv_cell(source)}
+                writer.writerow(named | dict(row))

@@ -21,7 +21,6 @@ Pictures = Callable[[str, Tensor], Tensor]
 MOST_CLASSES = 30  # in a matrix; of more classes, the most frequent confusions are listed
 MOST_PAIRS = 20
 MOST_WRITTEN = 15  # classes: the counts of more do not fit into the cells
-PLAIN_TEXT: Any = STYLE | {"text.parse_math": False}  # a name may hold dollar signs
 
 
 def images_of(pictures: Pictures, source: str, extremes: Extremes) -> Any:
@@ -30,7 +29,7 @@ def images_of(pictures: Pictures, source: str, extremes: Extremes) -> Any:
     return images.permute(0, 2, 3, 1).numpy()
 
 
-@rc_context(PLAIN_TEXT)
+@rc_context(STYLE)
 def most_confusing(extremes: Mapping[str, Mapping[str, Extremes]], pictures: Pictures) -> Figure:
     """Returns the ID images of the lowest scores, and of each OOD set those of the highest."""
     figure = Figure(figsize=(0.3 + 0.82 * MOST_IMAGES, 0.1 + 1.16 * len(extremes)))
@@ -53,7 +52,7 @@ def draw_image(axes: Axes, image: Any, text: str) -> None:
     axes.text(0.5, -0.04, text, transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
 
 
-@rc_context(PLAIN_TEXT)
+@rc_context(STYLE)
 def confusion_matrix(confusion: Confusion) -> Figure:
     """Returns the confusion of the ID classes as a matrix, or its largest parts as bars."""
     counts, names = confusion

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from src.network import Network
 from src.records.columns import detector_columns
@@ -45,10 +46,10 @@ def accuracy_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
-def cell(row: Mapping[str, float]) -> str:
+def cell(row: Mapping[str, float]) -> Text:
     """Returns AUROC and, on the next line, both FPR95."""
     auroc, fpr_id, fpr_ood = (100 * row[key] for key in METRICS[:3])
-    return f"[bold]{auroc:.1f}[/]\n[dim]{fpr_id:.1f}/{fpr_ood:.1f}[/]"
+    return Text.assemble((f"{auroc:.1f}", "bold"), (f"\n{fpr_id:.1f}/{fpr_ood:.1f}", "dim"))
 
 
 def block_table(metrics: Mapping[str, Any]) -> Table:

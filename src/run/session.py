@@ -30,6 +30,7 @@ from src.loggers import Dispensable
 from src.network import Network
 from src.records.console import say, show
 from src.records.git_state import git_state
+from src.records.literal import override
 from src.report.media import log_selection
 from src.report.results import FinishedRun, write_report
 from src.report.tables import block_table, result_table, selection_table
@@ -188,5 +189,5 @@ def no_room(what: str, run_dir: str | Path) -> OSError:
     """Returns the error for a full disk."""
     return OSError(
         f"expected room for the {what} in {run_dir}, got none; free some space, then resume "
-        f"the run: resume={run_dir}"
+        f"the run: {override('resume', run_dir)}"
     )

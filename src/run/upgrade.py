@@ -2,6 +2,7 @@
 
 __all__ = ["upgraded"]
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -26,9 +27,17 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     selection = new["selection"] = new.get("selection") or None  # none was {} until format 1
     if selection and "history" in selection:  # until format 1 the path of the file
         selection["history"] = bool(selection["history"])
-    new["detectors"] = _renamed(new.get("detectors"))
+    detectors = _renamed(new.get("detectors"))
+    if isinstance(detectors, dict):  # until format 1 a name that no command line can hold
+        detectors = {_key(name): node for name, node in detectors.items()}
+    new["detectors"] = detectors
     new.setdefault("trainer", {}).setdefault("enable_progress_bar", True)
     return new
+
+
+def _key(name: Any) -> Any:
+    """Returns the present name of a detector at each block."""
+    return re.sub("@each_block$", "_each_block", name) if isinstance(name, str) else name
 
 
 def _renamed(node: Any) -> Any:

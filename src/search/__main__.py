@@ -23,7 +23,6 @@ Objectives:
 __all__ = ["main"]
 
 import argparse
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ import yaml
 
 from src.records.configs import CONF
 from src.records.console import say
+from src.records.literal import shell_word
 from src.search.space import split
 from src.search.study import best_trial, outcomes, search, shown
 
@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.exit(1, f"expected a trial that succeeds, got none; see {asked.output}/*.log\n")
     outcome = outcomes(study)[best]
     say(f"best: trial {best}, {asked.objective} {shown(getattr(outcome, asked.objective))}")
-    say("python -m src.train " + shlex.join(study.trials[best].user_attrs["overrides"]))
+    overrides = study.trials[best].user_attrs["overrides"]
+    say(" ".join(["python -m src.train", *map(shell_word, overrides)]))
 
 
 if __name__ == "__main__":

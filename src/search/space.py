@@ -5,6 +5,8 @@ __all__ = ["distribution", "split"]
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from src.records.literal import literal_word
+
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
@@ -44,6 +46,7 @@ def split(
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parse = OverridesParser.create().parse_override
+    overrides = [literal_word(text, parse) for text in overrides]
     parsed = [parse(text) for text in overrides]
     swept = [override for override in parsed if override.is_sweep_override()]
     fixed = [text for text, o in zip(overrides, parsed, strict=True) if not o.is_sweep_override()]

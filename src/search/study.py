@@ -3,7 +3,6 @@
 __all__ = ["Outcome", "best_trial", "outcomes", "read_outcome", "search", "shown"]
 
 import csv
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from src.records.atomic import held
 from src.records.console import say
 from src.records.history import read_history
+from src.records.literal import quoted
 from src.records.selection import margin, select
 
 if TYPE_CHECKING:
@@ -192,13 +192,13 @@ def say_above(text: str) -> None:
 def run_trial(run_dir: Path, fixed: Sequence[str], trial: "Trial") -> Outcome | None:
     """Trains in a separate process. If that fails, records the error and returns None."""
     overrides = [*fixed, *(f"{key}={value}" for key, value in trial.params.items())]
-    group = f"group={json.dumps(run_dir.parent.name)}"  # shown by loggers
+    group = f"group={quoted(run_dir.parent.name)}"  # shown by loggers
     command = [sys.executable, "-m", "src.train", group, *overrides, "benchmark=false"]
     trial.set_user_attr("overrides", overrides)
     log = run_dir.with_suffix(".log")
     with log.open("w") as file:
         done = subprocess.run(
-            [*command, f"hydra.run.dir={json.dumps(str(run_dir))}"],
+            [*command, f"hydra.run.dir={quoted(str(run_dir))}"],
             stdout=file, stderr=subprocess.STDOUT, check=False,
         )  # fmt: skip
     try:

@@ -375,8 +375,9 @@ def test_what_a_name_holds_cannot_break_a_page_or_a_table(tmp_path: Path) -> Non
     page = (tmp_path / "out/comparison.html").read_text()
     PageReader(page)
     assert "&lt;b&gt;[red]" in page
-    assert r"<b>[red]|\&\_\{x\}\$" in (tmp_path / "out/comparison.tex").read_text()
-    assert r"<b>[red]\|&_{x}$" in (tmp_path / "out/comparison.md").read_text()
+    latex = r"\textless{}b\textgreater{}{[}red]\textbar{}\&\_\{x\}\$"
+    assert latex in (tmp_path / "out/comparison.tex").read_text()
+    assert r"\<b>\[red\]\|\&\_{x}\$" in (tmp_path / "out/comparison.md").read_text()
 
 
 def test_the_papers_numbers_stand_beside_runs_of_its_networks_alone(written: Path) -> None:

@@ -441,11 +441,13 @@ def test_the_selected_block_is_looked_up_when_scoring(network: Network, id_image
 
 def test_each_block_becomes_one_column_per_block(network: Network, id_image: Tensor) -> None:
     named = {
-        "norm": FeatureNorm("each_block"), "other@each_block": FeatureNorm("each_block"),
-        "msp": MSP(), "selected": FeatureNorm(),
+        "norm": FeatureNorm("each_block"), "other_each_block": FeatureNorm("each_block"),
+        "former@each_block": FeatureNorm("each_block"), "msp": MSP(), "selected": FeatureNorm(),
     }  # fmt: skip
     columns = expand_blocks(named, network)
-    assert list(columns) == ["norm@1", "norm@3", "other@1", "other@3", "msp", "selected"]
+    assert list(columns) == [
+        "norm@1", "norm@3", "other@1", "other@3", "former@1", "former@3", "msp", "selected"
+    ]  # fmt: skip
     seen = network.observe(id_image)
     for block in BLOCKS:
         assert columns[f"norm@{block}"].score(seen).equal(seen.norm[block])

@@ -27,7 +27,7 @@ mlflow = pytest.importorskip("mlflow")
 pytestmark = pytest.mark.slow
 SHOWN = ("featurenorm", "msp")
 SOURCES = ("id", "digits_7_to_9", "noise")
-CONFIG = {"seed": 3, "detectors": {"featurenorm@each_block": {"at": "each_block"}}}
+CONFIG = {"seed": 3, "detectors": {"featurenorm@here": {"at": "each_block"}}}
 CHARTS = {"norm_ratio_by_depth", "norm_ratio_by_epoch", "norm_by_depth"}
 
 
@@ -185,7 +185,7 @@ def test_a_resumed_run_is_the_same_one_in_mlflow(folder: Path) -> None:
     history = client.get_metric_history(run.info.run_id, "norm_ratio/a")
     assert [point.step for point in history] == [0, 1]
     assert run.data.params == {
-        "seed": "3", "detectors/featurenorm_each_block/at": "each_block", "resume": "None"
+        "seed": "3", "detectors/featurenorm_here/at": "each_block", "resume": "None"
     }  # fmt: skip
 
 

@@ -4,9 +4,13 @@ import json
 import logging
 import os
 import pty
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +18,16 @@ import torch
 import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import OmegaConf
 
 from src.loggers import wandb_logger
 from src.metrics.score_table import Scores
 from src.report.evidence import evidence_of
 from src.report.media import media_of, to_size
 from src.report.results import ood_results
+from tests import REPOSITORY
 from tests.loggers.wandb_records import inspect
+from tests.run.wandb_server import HISTORY, wandb_server
 
 
 @pytest.fixture
@@ -77,6 +84,77 @@ def test_a_given_mode_or_wandb_mode_is_taken_without_a_word(
     from_environment.experiment.finish()
     assert not said(caplog)
     assert len(list(no_key.glob("wandb/offline-run-*"))) == (2 if mode == "offline" else 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "tags"),
+    [("debug", ["debug"]), (["a", 2], ["a", "2"]), (2024, ["2024"]), (None, []), ([], [])],
+)
+def test_one_word_is_one_tag(no_key: Path, given: Any, tags: list[str]) -> None:
+    given = OmegaConf.create({"tags": given}).tags  # as Hydra gives it
+    logger = wandb_logger(project="p", save_dir=str(no_key), mode="offline", tags=given)
+    assert logger.experiment.tags == tuple(tags)
+    logger.experiment.finish()
+
+
+WATCHED = """
+import sys
+from src.loggers import finish, wandb_logger
+
+sys.addaudithook(lambda event, with_: event == "socket.getaddrinfo" and print("asked", *with_))
+mode = {"nothing": None}.get(sys.argv[2], sys.argv[2])
+logger = wandb_logger(project="p", save_dir=sys.argv[1], mode=mode)
+logger.log_metrics({"loss": 1.0}, step=1)
+finish()
+"""
+
+
+@pytest.mark.parametrize("mode", ["nothing", "offline", "environment"])
+def test_an_offline_run_looks_up_no_name_and_connects_to_nothing(no_key: Path, mode: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:  # which both parts of W&B would use
+        proxy.settimeout(0.1)
+        address = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        env = {key: os.environ[key] for key in os.environ if not key.lower().endswith("_proxy")}
+        del env["WANDB_BASE_URL"]
+        env |= {"HTTPS_PROXY": address, "HTTP_PROXY": address, "PYTHONPATH": str(REPOSITORY)}
+        if mode == "environment":
+            env["WANDB_MODE"], mode = "offline", "nothing"
+        done = subprocess.run(
+            [sys.executable, "-c", WATCHED, str(no_key), mode],
+            env=env, cwd=no_key, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "asked" not in done.stdout
+        with pytest.raises(TimeoutError):
+            proxy.accept()
+    assert len(list(no_key.glob("wandb/offline-run-*/*.wandb"))) == 1
+
+
+def test_sync_puts_two_offline_parts_of_a_run_one_after_the_other(
+    no_key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for epochs in ((0, 1, 2), (3, 4)):
+        logger = wandb_logger(
+            project="p", save_dir=str(no_key), mode="offline", id_file=str(no_key / "id.txt")
+        )
+        for epoch in epochs:
+            logger.log_metrics({"epoch": epoch, "norm_ratio/a": 1.0}, step=10 * epoch)
+        logger.experiment.finish()
+        time.sleep(1.1)  # W&B names the folder of a part after the second
+    parts = sorted(map(str, no_key.glob("wandb/offline-run-*")))
+    assert len(parts) == 2
+    with wandb_server(no_key / "requests") as (address, _):
+        env = {**os.environ, "WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
+        command = (sys.executable, "-m", "wandb", "sync", *parts)
+        subprocess.run(command, env=env, cwd=no_key, check=True)
+    requests = map(json.loads, (no_key / "requests").read_text().splitlines())
+    files = [request["body"].get("files") or {} for request in requests]
+    sent = [each[HISTORY] for each in files if HISTORY in each]
+    rows = [json.loads(row) for each in sent for row in each["content"]]
+    assert sent[0]["offset"] == 0
+    assert {each["offset"] for each in sent} == {0, 3}
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["_step"] for row in rows] == [0, 1, 2, 0, 1]  # the charts have x axes of ours
 
 
 def test_other_ranks_log_nowhere(no_key: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests import REPOSITORY
+from tests.run.wandb_server import wandb_server
 
 pytestmark = pytest.mark.slow
 SHORT = (
@@ -18,20 +16,6 @@ SHORT = (
     *("~data.ood.photographs", "data.ood.noise.count=40"),
     *("selection.bootstrap=0", "selection.stability_seeds=0"),
 )
-
-
-@contextmanager
-def wandb_server(log: Path) -> Iterator[tuple[str, int]]:
-    """Address and process number of a server that writes down what it is sent."""
-    log.touch()
-    with subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "tests/run/wandb_server.py"), str(log)],
-        stdout=subprocess.PIPE,
-    ) as server:
-        assert server.stdout
-        port = int(server.stdout.readline())
-        yield f"http://127.0.0.1:{port}", server.pid
-        server.kill()
 
 
 # without a network, W&B itself may keep what it cannot send

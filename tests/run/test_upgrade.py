@@ -19,6 +19,7 @@ OLD: dict[str, Any] = {
             "_target_": "src.detectors.Perturbed",
             "detector": {"_target_": "src.detectors.NormProduct", "standardize": True},
         },
+        "norm@each_block": {"_target_": "src.detectors.FeatureNorm", "at": "each_block"},
     },
     "trainer": {"max_epochs": 1},
 }
@@ -39,6 +40,7 @@ def test_every_change_since_format_1_is_made_once() -> None:
             "_target_": "src.detectors.Perturbed",
             "detector": {"_target_": "src.detectors.StandardizedNormProduct"},
         },
+        "norm_each_block": {"_target_": "src.detectors.FeatureNorm", "at": "each_block"},
     }
     assert upgraded(new) == new
 

@@ -1,13 +1,32 @@
 """As much of a W&B server as `wandb` talks to in a run. python tests/run/wandb_server.py LOG
 
-It prints its port. Each request is a line of JSON in LOG: its path, and its body.
+It prints its port. Each request is a line of JSON in LOG: its path, and its body. Like W&B's own
+server, it tells how many rows of history a run has when it is opened again.
 """
 
 import gzip
 import json
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+HISTORY = "wandb-history.jsonl"
+rows: list[str] = []
+
+
+@contextmanager
+def wandb_server(log: Path) -> Iterator[tuple[str, int]]:
+    """Address and process number of a server that writes down what it is sent."""
+    log.touch()
+    with subprocess.Popen([sys.executable, __file__, str(log)], stdout=subprocess.PIPE) as started:
+        assert started.stdout
+        port = int(started.stdout.readline())
+        yield f"http://127.0.0.1:{port}", started.pid
+        started.kill()
 
 
 def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +41,7 @@ def answer(query: str, variables: dict[str, Any]) -> dict[str, Any]:
     project = {"id": "p", "name": variables["project"], "entity": {"id": "e", "name": "me"}}
     bucket = {
         "id": "b", "name": variables["name"], "displayName": variables["displayName"] or "",
-        "config": "{}", "historyLineCount": 0, "project": project,
+        "config": "{}", "historyLineCount": len(rows), "project": project,
     }  # fmt: skip
     return {"upsertBucket": {"bucket": bucket, "inserted": True}}
 
@@ -37,6 +56,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(raw)
         with open(sys.argv[1], "a") as log:  # noqa: PTH123
             log.write(json.dumps({"path": self.path, "body": body}) + "\n")
+        sent = (body.get("files") or {}).get(HISTORY)
+        if sent:
+            rows[sent["offset"] :] = sent["content"]
         self.reply({"data": answer(body.get("query", ""), body.get("variables") or {})})
 
     def do_PUT(self) -> None:
