@@ -123,7 +123,7 @@ def test_a_file_of_the_safetensors_package_loads(name: str, tmp_path: Path) -> N
     assert net.fc.bias.tolist() == [0.5, -0.5]
 
 
-def test_every_type_and_shape_of_safetensors_is_read(trained: ResNet, tmp_path: Path) -> None:
+def test_a_whole_network_in_safetensors_loads(trained: ResNet, tmp_path: Path) -> None:
     state = {f"model.{key}": value for key, value in trained.state_dict().items()}
     header, data = {}, b""
     names = {torch.float32: "F32", torch.int64: "I64"}
