@@ -161,7 +161,7 @@ def _rows_of_csv(
                 f"{', '.join(reader.fieldnames or ['none'])}; set columns=[<paths>,<labels>]"
             )
         for row in reader:
-            if any(row[name] is None for name in wanted) or any(row.get(None, ())):  # type: ignore[call-overload]
+            if any(row[name] is None for name in wanted) or any(row.get(None, ())):
                 raise ValueError(
                     f"expected {len(reader.fieldnames or ())} cells in line {reader.line_num} of "
                     f"{path}, got others; put a path that holds a comma into quotes"

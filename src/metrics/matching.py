@@ -53,8 +53,8 @@ def matching(label: Tensor, prediction: Tensor) -> Matching | None:
     count = 1 + int(max(label.max(), prediction.max()))
     if count > MOST_CLASSES or len(label) < IMAGES_PER_CLASS * count:
         return None
-    confusion = torch.bincount(label * count + prediction, minlength=count**2)
-    confusion = confusion.view(count, count).numpy()
+    pair = torch.bincount(label * count + prediction, minlength=count**2)
+    confusion = pair.view(count, count).numpy()
     _, called = linear_sum_assignment(confusion, maximize=True)
     agree = confusion[np.arange(count), called]
     other = int(np.where(called == np.arange(count), -1, agree).argmax())
