@@ -143,11 +143,14 @@ def test_each_image_is_forwarded_once_whatever_the_detectors(
     network, batch_sizes = new_network(), []
     network.net.register_forward_hook(lambda _, inputs, __: batch_sizes.append(len(inputs[0])))
     benchmark = run(detectors, network=network)
-    batches = sum(ceil(n / BATCH) for n in COUNTS.values())
-    size = {"train": FIT, "validation": HELD_OUT}
-    batches += sum(ceil(size[part] / BATCH) for part in benchmark.fit_on)
-    assert batch_sizes == [BATCH] * batches
-    assert benchmark.forward_passes == batches
+    size = {"train": FIT, "validation": HELD_OUT, **COUNTS}
+    expected = [
+        min(BATCH, size[name])
+        for name in (*benchmark.fit_on, *COUNTS)
+        for _ in range(ceil(size[name] / BATCH))
+    ]
+    assert batch_sizes == expected
+    assert benchmark.forward_passes == len(expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 50])
