@@ -163,8 +163,9 @@ class BlockSelection(L.Callback):
         network = _network(module)
         means = self.norm_ratio.compute()  # torchmetrics makes a scalar of a single block
         mean = {name: value.reshape(-1).tolist() for name, value in means.items()}
+        is_news = trainer.global_step == 0 or not network.norm_ratio  # not of trained weights yet
         network.norm_ratio = dict(zip(network.blocks, mean["ratio"], strict=True))
-        self._log(module, network, mean)
+        self._log(module, network, mean, is_news=is_news)
         if self._repeated is not None:
             self.stability = {"epoch": trainer.current_epoch} | self._repeated.result()
         if trainer.is_global_zero and self._writer is not None:
@@ -174,7 +175,12 @@ class BlockSelection(L.Callback):
                 write_stability(Path(trainer.default_root_dir), self.stability)
 
     def _log(
-        self, module: L.LightningModule, network: Network, mean: Mapping[str, list[float]]
+        self,
+        module: L.LightningModule,
+        network: Network,
+        mean: Mapping[str, list[float]],
+        *,
+        is_news: bool,
     ) -> None:
         selected, lead = network.block("selected"), float(margin(mean["ratio"]))
         curves = {
@@ -187,7 +193,7 @@ class BlockSelection(L.Callback):
             curves | {"selected_block": depth, "norm_ratio_margin": lead},
             sync_dist=False,  # computed from sums over all processes: equal already
         )
-        if module.trainer.is_global_zero:
+        if module.trainer.is_global_zero and is_news:
             log.info(
                 "epoch %d: selected block %s, NormRatio %.4f, margin %.4f",
                 module.current_epoch, selected, network.norm_ratio[selected], lead,

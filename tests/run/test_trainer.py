@@ -316,6 +316,7 @@ def test_callbacks_and_profiler_are_used(
     )  # fmt: skip
     assert epochs_of(tmp_path) == [0]
     said = "".join(capsys.readouterr())
+    assert said.count("epoch 0: selected block") == 1
     assert said.count("FIT Profiler Report") == said.count("VALIDATE Profiler Report") == 1
     assert "callbacks" not in last_of(tmp_path)["config"]["trainer"]
 
