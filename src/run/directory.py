@@ -2,9 +2,7 @@
 
 __all__ = ["claimed", "is_finished", "resumed"]
 
-import os
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from src.benchmark import KEPT
 from src.records.atomic import PARTIAL, held, write_whole
 from src.records.console import say
+from src.records.literal import override
 from src.run.checkpoint import load_checkpoint
+from src.run.command_line import repeated
 from src.run.configuration import with_defaults
 from src.run.places import check_places
 from src.run.targets import admitted, nodes
@@ -43,7 +43,7 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
     path = Path(cfg.run_dir) / "config.yaml"
     is_new = cfg.resume in (None, "auto")
     if is_new:
-        _begin(path, command() + OmegaConf.to_yaml(cfg, resolve=True))
+        _begin(path, _heading() + OmegaConf.to_yaml(cfg, resolve=True))
     with ExitStack() as stack:
         try:
             stack.enter_context(held(path))
@@ -64,6 +64,12 @@ def claimed(cfg: DictConfig) -> Iterator[None]:
             raise
 
 
+def _heading() -> str:
+    """Returns the command that started the run as a comment line; a resumed run keeps it."""
+    text = repeated()
+    return f"# {text}\n" if text else ""
+
+
 def _begin(path: Path, text: str) -> None:
     """Creates the configuration of a new run, if nothing is in its directory."""
     found = _found(path.parent)
@@ -74,7 +80,10 @@ def _begin(path: Path, text: str) -> None:
     except FileExistsError:  # another one was faster
         found = [path.name]
     if path.name in found:
-        what, way = "the results of an earlier run", f", or resume that run: resume={path.parent}"
+        what, way = (
+            "the results of an earlier run",
+            f", or resume that run: {override('resume', path.parent)}",
+        )
     else:
         what, way = f"other files ({', '.join(found[:3])})", ""
     raise FileExistsError(
@@ -113,18 +122,6 @@ def _check_unfinished(run_dir: Path) -> None:
             f"expected an interrupted run, got {run_dir}, which is finished; see its "
             "metrics.json, or start a new run"
         )
-
-
-def command() -> str:
-    """Returns the command that started the run as a comment line; a resumed run keeps it."""
-    if not HydraConfig.initialized():
-        return ""
-    job = HydraConfig.get()
-    start = ["python"]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        start = ["torchrun", f"--nproc-per-node={os.environ['LOCAL_WORLD_SIZE']}"]
-    words = shlex.join([*start, "-m", f"src.{job.job.name}", *job.overrides.task])
-    return "# " + words.replace("\n", " ") + "\n"
 
 
 def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
@@ -181,7 +178,7 @@ def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
     if commands[0] != commands[1]:
         raise ValueError(
             f"expected a run of {commands[0]}, got {run_dir} of {commands[1]}; resume it with: "
-            f"python -m {commands[1]} resume={run_dir}"
+            f"python -m {commands[1]} {override('resume', run_dir)}"
         )
     return with_defaults(saved, cfg)
 

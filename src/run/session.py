@@ -56,7 +56,9 @@ def running(cfg: DictConfig) -> Iterator[None]:
         except (KeyboardInterrupt, SystemExit) as error:
             asked = KeyboardInterrupt in (type(error), type(error.__context__))
             job = "src.evaluate" if "checkpoint" in cfg else "src.train"
-            rank_zero_only(say)(f"interrupted; to resume: python -m {job} resume={cfg.run_dir}")
+            rank_zero_only(say)(
+                f"interrupted; to resume: python -m {job} {override('resume', cfg.run_dir)}"
+            )
             raise SystemExit(128 + (signal.SIGINT if asked else signal.SIGTERM)) from None
 
 
