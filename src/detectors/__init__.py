@@ -25,6 +25,7 @@ from src.detectors.logits import MaxLogit as MaxLogit
 from src.detectors.nac import NAC as NAC
 from src.detectors.neighbours import KNN as KNN
 from src.detectors.neighbours import NNGuide as NNGuide
+from src.detectors.norm_profile import NormProfile as NormProfile
 from src.detectors.norms import NAN as NAN
 from src.detectors.norms import DividedByNAN as DividedByNAN
 from src.detectors.norms import FeatureNorm as FeatureNorm

@@ -151,7 +151,8 @@ def report(
         return
     run_dir = Path(cfg.run_dir)
     checkpoints = cast(AtomicCheckpoints, trainer.strategy.checkpoint_io)
-    scores = benchmark.scores
+    scores, limit = benchmark.scores, trainer.limit_test_batches
+    is_whole = isinstance(limit, float) and limit == 1.0  # not the integer 1: one batch
     run = FinishedRun(
         run_dir=run_dir,
         scores=scores,
@@ -161,7 +162,7 @@ def report(
         norm_ratio=benchmark.network.norm_ratio,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
-        data=data.facts(scores.counts if trainer.limit_test_batches == 1.0 else None),
+        data=data.facts(scores.counts if is_whole else None),
         pictures=data.pictures,
         step=trainer.global_step,
         is_complete=checkpoints.complete(),

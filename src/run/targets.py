@@ -18,7 +18,10 @@ log = logging.getLogger(__name__)
 EXTRAS = {"timm": "timm", "datasets": "hf", "pytorch_ood": "pytorch-ood"}
 
 # constructors beside those of the rooms below: they do nothing but construct
-SINGLE = {"datetime.timedelta", "lightning.Trainer", "timm.create_model"}
+SINGLE = {
+    "datetime.timedelta", "lightning.Trainer", "lightning.pytorch.callbacks.EarlyStopping",
+    "timm.create_model",
+}  # fmt: skip
 OPTIONS = {  # of functions of others: some of theirs read files or run code
     "timm.create_model": {
         "_target_", "model_name", "pretrained", "num_classes", "in_chans", "img_size",

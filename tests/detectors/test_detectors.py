@@ -15,6 +15,8 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from src import detectors
+from src.data import pseudo_ood
+from src.data.pseudo_ood import Blur, Jigsaw, Zoom
 from src.detectors import (
     ASH,
     DICE,
@@ -38,6 +40,7 @@ from src.detectors import (
     MaxLogit,
     MultiLayerMahalanobis,
     NormProduct,
+    NormProfile,
     OpenMax,
     Perturbed,
     RankFeat,
@@ -58,6 +61,7 @@ EXPORTED: list[type[Detector]] = [
     for name in detectors.__all__
     if isinstance(value := getattr(detectors, name), type) and value is not Detector
 ]
+POOL = {"jigsaw": Jigsaw(2, border="keep", identity=False), "blur": Blur(9), "zoom": Zoom()}
 # variants beside the default, and what stands for a default that does not suit 96 small images
 VARIANTS: list[Callable[[], Detector]] = [
     lambda: Energy(temperature=0.1),
@@ -84,6 +88,7 @@ VARIANTS: list[Callable[[], Detector]] = [
     lambda: FSSD(step=0.001),
     lambda: HDFF(pool="mean", hd_dim=50),
     lambda: CADRef(decouple=False),
+    lambda: NormProfile(POOL, statistics=["norm"], nonnegative=True),
 ]
 INSTEAD: dict[type[Detector], Callable[[], Detector]] = {
     DICE: lambda: DICE(percent=70.0),
@@ -96,10 +101,11 @@ INSTEAD: dict[type[Detector], Callable[[], Detector]] = {
 
 
 def built(kind: type[Detector], **arguments: Any) -> Detector:
-    """One of its kind, around Energy if it wraps another detector."""
-    detector = signature(kind).parameters.get("detector")
-    if detector is not None and detector.default is Parameter.empty:
-        arguments["detector"] = Energy()
+    """One of its kind, around Energy if it wraps another detector, with puzzles for a pool."""
+    for name, value in (("detector", Energy()), ("pool", POOL)):
+        parameter = signature(kind).parameters.get(name)
+        if parameter is not None and parameter.default is Parameter.empty:
+            arguments[name] = value
     return kind(**arguments)
 
 
@@ -310,7 +316,10 @@ def test_to_score_before_the_fit_is_a_clear_error(
         assert detector.score(network.observe(id_image)).isfinite().all()
 
 
-PASSES = {Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2), RescaledMap: (0, 1)}
+PASSES = {
+    Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2), RescaledMap: (0, 1),
+    NormProfile: (len(POOL), 0),
+}  # fmt: skip
 
 
 def passes(detector: Detector) -> tuple[int, int]:
@@ -383,7 +392,7 @@ def test_detectors_that_need_gradients_share_a_pass(network: Network, id_image: 
 @every_detector
 def test_the_repr_builds_it_again(build: Callable[[], Detector]) -> None:
     detector = build()
-    again = eval(repr(detector), vars(detectors))
+    again = eval(repr(detector), vars(pseudo_ood) | vars(detectors))
     assert repr(again) == repr(detector)
     for name, value in vars(detector).items():
         if isinstance(value, int | float | str | tuple) or value is None:
