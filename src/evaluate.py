@@ -83,6 +83,12 @@ def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
         replaced = {*asked, *OF_THIS_RUN}
         trained = checkpoint["config"]
         trained = admitted(trained, cfg.checkpoint, replaced=replaced, trust=cfg.trust)
+        needed = ("data", "detectors", "trainer")
+        if missing := [key for key in needed if not trained.get(key) and key not in asked]:
+            raise ValueError(
+                f"expected a checkpoint with its {missing[0]}, got {cfg.checkpoint} without; name "
+                f"it: {missing[0]}=..."
+            )
         own, cfg = cfg, complete(cfg, trained, asked)
         check_places(cfg, own, own.checkpoint, trust=own.trust)
     with open_dict(cfg):

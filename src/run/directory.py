@@ -17,6 +17,7 @@ from src.benchmark import KEPT
 from src.records.atomic import PARTIAL, held, write_whole
 from src.records.console import say
 from src.records.literal import override
+from src.records.run_files import CONFIG_FILE, read_config
 from src.run.checkpoint import load_checkpoint
 from src.run.command_line import repeated
 from src.run.configuration import with_defaults
@@ -169,10 +170,16 @@ def _saved(cfg: DictConfig, run_dir: Path) -> DictConfig:
             "expected resume= alone, as a run resumes with the configuration it began with, got "
             f"{' '.join(others)} beside it; leave that out, or start a new run"
         )
-    kept = OmegaConf.to_container(OmegaConf.load(run_dir / "config.yaml"))
+    written, _ = read_config(run_dir / CONFIG_FILE)
+    kept = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(written)))
+    if missing := [group for group in ("net", "data", "trainer") if not kept.get(group)]:
+        raise ValueError(
+            f"expected the config.yaml of a run, got {run_dir / CONFIG_FILE} without "
+            f"{', '.join(missing)}; restore it, or start a new run"
+        )
     own = [node for _, node in nodes(OmegaConf.to_container(cfg)) if isinstance(node, dict)]
     known = {str(node.get("_target_")) for node in own} if cfg.resume == "auto" else ()
-    kept = moved(upgraded(cast(dict[str, Any], kept)), run_dir)
+    kept = moved(upgraded(kept), run_dir)
     saved = OmegaConf.create(admitted(kept, run_dir, known=known, trust=cfg.trust))
     commands = ["src.evaluate" if "checkpoint" in each else "src.train" for each in (cfg, saved)]
     if commands[0] != commands[1]:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from src.run.directory import claimed, has_finished, moved
 from tests import REPOSITORY
+from tests.conftest import Command
 
 Refused = Callable[..., str]
 RACE = """
@@ -152,3 +153,16 @@ def test_paths_inside_a_run_follow_it_and_others_stay() -> None:
         "data_dir": "/data/logs/a",
         "lists": ["/new/place/list.txt", "/logs/ab", "see /logs/a", 3],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [
+    "resume: null", "net: 3\ndata: {}\ntrainer: {}", "- 1", "a: &x [*x, *x]", "[" * 200, "x: {",
+    "a: &a [1, 1]\nb: &b [*a, *a]\nnet: [*b, *b]",
+])  # fmt: skip
+def test_a_malformed_configuration_is_not_resumed(
+    text: str, tmp_path: Path, command: Command
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"^expected [^\n]*; [^\n]*$"):
+        command("src.train", f"resume={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'new'}")

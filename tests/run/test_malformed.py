@@ -11,6 +11,7 @@ import torch
 
 from src.network import Network
 from src.run import load_network
+from tests.conftest import Command
 
 CONV = {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 4, "kernel_size": 3}
 LINEAR = {"_target_": "torch.nn.Linear", "in_features": 144, "out_features": 2}
@@ -125,3 +126,15 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "file.pt")
     with pytest.raises(FileNotFoundError, match="expected a checkpoint, got no file"):
         load_network(str(tmp_path / "file.pt"))
+
+
+@pytest.mark.parametrize("group", ["data", "detectors", "trainer"])
+def test_an_evaluation_says_what_a_checkpoint_lacks(
+    group: str, tmp_path: Path, command: Command
+) -> None:
+    content = checkpoint()
+    others = {"data", "detectors", "trainer"} - {group}
+    content["config"] |= {each: {"_target_": "lightning.Trainer"} for each in others}
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match=f"expected a checkpoint with its {group}, .*; name it"):
+        command("src.evaluate", f"checkpoint={tmp_path}/file.pt", f"hydra.run.dir={tmp_path}/new")
