@@ -83,8 +83,9 @@ def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
         replaced = {*asked, *OF_THIS_RUN}
         trained = checkpoint["config"]
         trained = admitted(trained, cfg.checkpoint, replaced=replaced, trust=cfg.trust)
-        needed = ("data", "detectors", "trainer")
-        if missing := [key for key in needed if not trained.get(key) and key not in asked]:
+        built = [key for key in ("data", "trainer") if "_target_" in (trained.get(key) or {})]
+        built += ["detectors"] if trained.get("detectors") else []
+        if missing := sorted({"data", "detectors", "trainer"} - {*built, *asked}):
             raise ValueError(
                 f"expected a checkpoint with its {missing[0]}, got {cfg.checkpoint} without; name "
                 f"it: {missing[0]}=..."
