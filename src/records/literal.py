@@ -82,8 +82,13 @@ def shell_word(word: str) -> str:
 
 
 def override(key: str, value: object) -> str:
-    """Returns `key=value` to be pasted into a shell, for Hydra to read as this very text."""
-    return shell_word(f"{key}={quoted(str(value))}")
+    """Returns `key=value` to be pasted into a shell, for our commands to read as this very text.
+
+    An equals sign alone needs no quotes: `literal_word` sees to it.
+    """
+    text = str(value)
+    is_literal = PLAIN.fullmatch(text.replace("=", "")) and not NO_TEXT.fullmatch(text)
+    return shell_word(f"{key}={text if is_literal and '=' in text else quoted(text)}")
 
 
 def literal_word(word: str, parse: Callable[[str], object]) -> str:

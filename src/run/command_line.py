@@ -3,6 +3,7 @@
 __all__ = ["literally", "repeated"]
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -24,10 +25,15 @@ def literally(main: Callable[[], Any]) -> Callable[[], Any]:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 
         parse = OverridesParser.create().parse_override
-        sys.argv[1:] = [literal_word(word, parse) for word in sys.argv[1:]]
+        sys.argv[1:] = [literal_word(_present(word), parse) for word in sys.argv[1:]]
         return main()
 
     return run
+
+
+def _present(word: str) -> str:
+    """Returns an override with the present name of a detector at each block."""
+    return re.sub(r"^([+~]*detectors\.\w+)@each_block\b", r"\1_each_block", word)
 
 
 def repeated() -> str:

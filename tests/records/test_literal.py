@@ -41,7 +41,8 @@ def in_a_shell(line: str) -> list[str]:
 def test_a_hint_that_is_pasted_says_what_it_says(name: str) -> None:
     line = override("name", name)
     assert line.isprintable() or "\n" not in line
-    (word,) = in_a_shell(line)
+    (pasted,) = in_a_shell(line)
+    word = literal_word(pasted, OverridesParser.create().parse_override)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         assert compose("train", [word]).name == name
 
