@@ -253,7 +253,8 @@ class PhaseScramble(PseudoOOD):
         turn = torch.fft.rfft2(noise - 0.5)  # that of a real image, so the result is real too
         turn = turn / turn.abs().clamp_min(1e-12)
         turn[..., 0, 0] = 1  # the mean stays
-        return torch.fft.irfft2(torch.fft.rfft2(image) * turn, s=shape).clamp(0, 1)
+        scrambled: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * turn, s=shape)
+        return scrambled.clamp(0, 1)
 
 
 class Invert(PseudoOOD):
