@@ -141,7 +141,8 @@ def read_metrics(path: Path, *needed: str) -> dict[str, Any]:
 def _agree(metrics: dict[str, Any]) -> None:
     """Checks what one part of `metrics.json` says about another."""
     sets = [name for name in metrics["counts"] if name != "id"]
-    columns = ["average", *sets, *(metrics.get("data") or {}).get("groups", {})]
+    groups = (metrics.get("data") or {}).get("groups", {})
+    columns = ["average", *sets, *groups] if sets else []
     for detector, results in metrics["detectors"].items():
         if missing := [name for name in columns if name not in results]:
             raise ValueError(f"results of {detector} on {missing[0]}")

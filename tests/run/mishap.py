@@ -112,6 +112,7 @@ def save_half(content: Any, path: Path) -> None:
 
 if __name__ == "__main__":
     mishap = sys.argv.pop(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     src.run.trainer.callbacks = lambda cfg: [*callbacks(cfg), Mishap()]
     for module, work, moment in (
         (src.data.datamodule, "check_images", "decoding"),
