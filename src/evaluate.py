@@ -83,13 +83,15 @@ def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
         replaced = {*asked, *OF_THIS_RUN}
         trained = checkpoint["config"]
         trained = admitted(trained, cfg.checkpoint, replaced=replaced, trust=cfg.trust)
-        built = [key for key in ("data", "trainer") if "_target_" in (trained.get(key) or {})]
-        built += ["detectors"] if trained.get("detectors") else []
-        if missing := sorted({"data", "detectors", "trainer"} - {*built, *asked}):
-            raise ValueError(
-                f"expected a checkpoint with its {missing[0]}, got {cfg.checkpoint} without; name "
-                f"it: {missing[0]}=..."
-            )
+        for group in ("data", "detectors", "trainer"):
+            has = trained.get(group) or {}
+            if group not in asked and (
+                not has or (group != "detectors" and "_target_" not in has)
+            ):
+                raise ValueError(
+                    f"expected a checkpoint with its {group}, got {cfg.checkpoint} without; name "
+                    f"it: {group}=..."
+                )
         own, cfg = cfg, complete(cfg, trained, asked)
         check_places(cfg, own, own.checkpoint, trust=own.trust)
     with open_dict(cfg):

@@ -44,7 +44,8 @@ class NormProfile(BlocksDetector):
     Attributes:
         weight: (D,) weights of the standardised inputs, larger = speaks for ID.
         mean: (D,) means of the inputs on ID images.
-        deviation: (D,) standard deviations of the inputs on ID images.
+        deviation: (D,) standard deviations of the inputs on ID images; infinite for an input
+            that never varies, which then says nothing.
         bias: () log odds of an image with the inputs' means.
 
     Raises:
@@ -81,8 +82,8 @@ class NormProfile(BlocksDetector):
         if not some or not {*self.statistics} <= {"norm", "mean"} or penalty < 0:
             raise ValueError(
                 "expected a pool of pseudo-OOD, statistics out of norm and mean, and a penalty of "
-                f"at least 0, got {list(self.pool)}, {list(self.statistics)} and {penalty}; "
-                "leave them at their defaults"
+                f"at least 0, got {list(self.pool)}, {list(self.statistics)} and {penalty}; name "
+                "at least one pseudo-OOD, such as those of conf/selection/pool"
             )
         self.bank = Bank()
         self.learns("weight", "mean", "deviation", "bias")

@@ -63,8 +63,8 @@ def find_head(root: Call, logits: Any) -> Call:
     if head is None:
         raise ValueError(
             "expected a network whose last step is an nn.Linear that returns the logits (B, K), "
-            f"got {type(root.module).__name__}, which returns a {type(root.output[0]).__name__} "
-            "that does not come from one alone; wrap it so that its head comes last"
+            f"got {type(root.module).__name__}, where none does (it returns a "
+            f"{type(root.output[0]).__name__}); wrap it so that its head comes last"
         )
     if not logits.isfinite().all():
         raise ValueError(

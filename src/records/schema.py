@@ -20,9 +20,7 @@ from typing import Any
 # (value, place in the file) -> nothing; raises a ValueError that names the place
 Kind = Callable[[Any, str], None]
 LONGEST = 100_000  # characters of a text, elements of a list or dictionary
-MOST_NODES = (
-    100_000  # of a whole file: an alias of YAML counts as often as it stands for something
-)
+MOST_NODES = 100_000  # of a whole file; an alias of YAML counts as often as it is used
 DEEPEST = 40
 
 
@@ -52,7 +50,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> Kind:
 
 
 def whole(value: Any, place: str) -> None:
-    """A whole number from 0 to a million millions."""
+    """A whole number from 0 to 10^12."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     expect(is_whole and 0 <= value <= 10**12, "a whole number", value, place)
 
@@ -105,7 +103,7 @@ def fields(needed: Mapping[str, Kind] | None = None, **others: Kind) -> Kind:
 
 
 def plain(value: Any) -> Any:
-    """Returns nested containers with texts as keys, if they hold only plain values, and few.
+    """Returns nested lists and dictionaries with texts as keys, if they hold few plain values.
 
     Raises:
         ValueError: If they hold anything else, or are too deep or too large.
@@ -119,8 +117,8 @@ def plain(value: Any) -> Any:
             raise ValueError(f"at most {MOST_NODES} values in {DEEPEST} levels, got more")
         if isinstance(node, dict):
             return {str(k): copied(v, f"{place}.{k!s:.40}", depth + 1) for k, v in node.items()}
-        if isinstance(node, list):
-            return [copied(inner, place, depth + 1) for inner in node]
+        if isinstance(node, list | tuple):
+            return [copied(inner, f"{place}.{n}", depth + 1) for n, inner in enumerate(node)]
         is_plain = node is None or isinstance(node, str | bool | int | float)
         expect(is_plain, "a plain value", node, place.lstrip("."))
         return node

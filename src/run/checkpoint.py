@@ -18,6 +18,7 @@ from src.classifier import FORMAT, Classifier
 from src.network import Network
 from src.network.weights import check_finite
 from src.records.atomic import try_to_write
+from src.records.schema import plain
 from src.run.targets import nodes
 from src.run.upgrade import upgraded
 
@@ -101,7 +102,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}; it was made by a later version: update this one"
         )
     check_finite(checkpoint["state_dict"], path)
-    return {**checkpoint, "config": upgraded(checkpoint["config"])}
+    try:
+        config = plain(checkpoint["config"])
+    except ValueError as error:
+        raise ValueError(f"expected {error}, in {path}; fetch it again") from None
+    return {**checkpoint, "config": upgraded(config)}
 
 
 def _is_checkpoint(content: Any) -> bool:

@@ -22,7 +22,8 @@ CACHE = ".cache"  # of decoded images, unless the command names another
 def check_places(cfg: DictConfig, own: DictConfig, source: object, *, trust: bool) -> None:
     """Refuses a configuration from a file that leads elsewhere than the command does.
 
-    What the command itself has under the same key, by its defaults or on its line, is its own.
+    What the command itself has under the same key, by its defaults or on its line, is its own. A
+    cache, which is written, may lie in `data_dir` only if the command itself names that.
 
     Args:
         cfg: Configuration from a file, completed by the command.
@@ -33,13 +34,17 @@ def check_places(cfg: DictConfig, own: DictConfig, source: object, *, trust: boo
     Raises:
         ValueError: If a path is outside of the run directory and of `data_dir`.
     """
-    folders = [_absolute(folder) for folder in (cfg.run_dir, cfg.data_dir, CACHE)]
+    written = [_absolute(folder) for folder in (cfg.run_dir, CACHE, own.get("data_dir") or CACHE)]
+    read = [*written, _absolute(cfg.data_dir)]
     plain = OmegaConf.to_container(cfg, resolve=True)
     outside = {
         key: place
         for key, place in _places(plain)
         if OmegaConf.select(own, key, throw_on_missing=False) != place
-        and not any(_inside(_absolute(place), folder) for folder in folders)
+        and not any(
+            _inside(_absolute(place), folder)
+            for folder in (written if key.endswith(".cache_dir") else read)
+        )
     }
     if outside and not trust:
         key, place = next(iter(outside.items()))

@@ -11,6 +11,7 @@ from inspect import isfunction
 from typing import Any
 
 import src.loggers as loggers
+from src.records.schema import plain
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +23,15 @@ SINGLE = {
     "datetime.timedelta", "lightning.Trainer", "lightning.pytorch.callbacks.EarlyStopping",
     "timm.create_model",
 }  # fmt: skip
-OPTIONS = {  # of functions of others: some of theirs read files or run code
+OPTIONS = {  # of what calls a library, by where it is defined: others read files or run code
     "timm.create_model": {
         "_target_", "model_name", "pretrained", "num_classes", "in_chans", "img_size",
     },
-    "src.data.Torchvision": {
+    "src.data.libraries.Torchvision": {
         "_target_", "dataset", "root", "size", "num_classes", "download", "known", "train",
         "split", "partition", "short_side", "count", "sample", "seed", "on_corrupt",
     },
-    "src.data.HuggingFace": {
+    "src.data.libraries.HuggingFace": {
         "_target_", "path", "name", "revision", "split", "image", "label", "size", "short_side",
         "count", "sample", "seed", "on_corrupt",
     },
@@ -53,7 +54,6 @@ FAMILIES = {  # whose classes derive from one
 }
 REFERENCE = re.compile(r"\$\{[\w.@\-]+\}")  # to another key; anything else calls a resolver
 SETTINGS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": list}
-DEEPEST = 40
 
 
 def packages_of(target: str) -> dict[str, str | None]:
@@ -118,8 +118,11 @@ def admitted(
     Raises:
         ValueError: If it builds something foreign, or holds anything but plain values.
     """
-    plain: dict[str, Any] = _plain({k: v for k, v in config.items() if k not in replaced}, "")
-    foreign = list(_foreign(plain, known))
+    try:
+        kept: dict[str, Any] = plain({k: v for k, v in config.items() if k not in replaced})
+    except ValueError as error:
+        raise ValueError(f"expected {error}, in {source}; fetch it again") from None
+    foreign = list(_foreign(kept, known))
     if foreign and not trust:
         raise ValueError(
             "expected a checkpoint or run that builds what this project trains, got "
@@ -127,22 +130,7 @@ def admitted(
         )
     if foreign:
         log.warning("trusted in %s: %s", source, "; ".join(foreign))
-    return plain
-
-
-def _plain(node: Any, path: str) -> Any:
-    """Returns a node with lists for tuples, checked to hold nothing but plain values."""
-    if path.count(".") > DEEPEST:
-        raise ValueError(
-            f"expected a configuration of at most {DEEPEST} levels, got {path[:80]}..."
-        )
-    if isinstance(node, Mapping):
-        return {key: _plain(value, f"{path}{key}.") for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_plain(value, f"{path}{place}.") for place, value in enumerate(node)]
-    if node is None or type(node) in (bool, int, float, str):
-        return node
-    raise ValueError(f"expected plain values in a configuration, got {type(node)} at {path[:-1]}")
+    return kept
 
 
 def _foreign(config: dict[str, Any], known: Collection[str]) -> Iterator[str]:
@@ -156,22 +144,31 @@ def _foreign(config: dict[str, Any], known: Collection[str]) -> Iterator[str]:
             if not isinstance(node[key], SETTINGS[key]):
                 yield f"{path}.{key}: {node[key]}"
         target = node.get("_target_", "datetime.timedelta")
-        if not isinstance(target, str) or not (target in known or _is_ours(target, path)):
+        if isinstance(target, str) and target in known:
+            continue
+        defined = _defined(target, path)
+        if defined is None:
             yield f"{path}._target_: {target}"
-        elif more := node.keys() - OPTIONS.get(target, node.keys()):
+        elif more := node.keys() - OPTIONS.get(defined, node.keys()):
             yield f"{path}.{min(more)}: an option that a file may not set"
+        elif defined == "timm.create_model" and ":" in str(node.get("model_name")):
+            yield f"{path}.model_name: {node['model_name']}"  # of a hub or a folder
 
 
-def _is_ours(target: str, path: str) -> bool:
-    """Whether a name is that of an object which a file may build."""
+def _defined(target: Any, path: str) -> str | None:
+    """Returns the name under which something was defined that a file may build there, or None."""
+    if not isinstance(target, str):
+        return None
     if target.startswith("src.loggers.") and not path.startswith("logger."):
-        return False  # a logger writes where it is told to
+        return None  # a logger writes where it is told to
     if target in SINGLE:
-        return True
+        return target
     try:
-        return found(target) is not None
+        it = found(target)
     except ModuleNotFoundError as error:  # of an extra: its name is told by check_installed
-        return not str(error.name or target).startswith(("src.", "torchvision."))
+        is_ours = str(error.name or target).startswith(("src.", "torchvision."))
+        return None if is_ours else target
+    return None if it is None else f"{it.__module__}.{it.__name__}"
 
 
 def found(target: str) -> Any:

@@ -8,7 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from src.data.pseudo_ood import Blur, Jigsaw, PixelShuffle, Zoom
+from src.data.distortions import Blur, PixelShuffle, Zoom
+from src.data.pseudo_ood import Jigsaw
 from src.detectors.norm_profile import NormProfile, log_odds
 from src.network import Network
 

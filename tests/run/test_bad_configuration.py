@@ -140,7 +140,7 @@ NETWORKS = {
     ),
     "no linear head": (
         ["~net.net", "+net.net={_target_: torch.nn.Conv2d, _args_: [1, 7, 24]}"],
-        ["whose last step is an nn.Linear", "got Conv2d, which returns a Tensor", "wrap it"],
+        ["whose last step is an nn.Linear", "got Conv2d, where none does", "wrap it"],
     ),
     "images of other channels than the network's": (
         ["net.image_shape=[3,24,24]"],

@@ -138,3 +138,13 @@ def test_an_evaluation_says_what_a_checkpoint_lacks(
     torch.save(content, tmp_path / "file.pt")
     with pytest.raises(ValueError, match=f"expected a checkpoint with its {group}, .*; name it"):
         command("src.evaluate", f"checkpoint={tmp_path}/file.pt", f"hydra.run.dir={tmp_path}/new")
+
+
+def test_a_configuration_that_grows_when_it_is_read_is_refused(tmp_path: Path) -> None:
+    content, node = checkpoint(), [1, 1]
+    for _ in range(35):
+        node = [node, node]
+    content["config"]["name"] = node  # 2^36 values, of which the file holds 72
+    torch.save(content, tmp_path / "file.pt")
+    with pytest.raises(ValueError, match=r"expected at most 100000 values .*; fetch it again"):
+        load_network(str(tmp_path / "file.pt"))

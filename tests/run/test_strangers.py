@@ -72,6 +72,9 @@ def test_no_resolver_runs(text: str, place: str) -> None:
     {"_target_": "src.data.HuggingFace", "path": "a/b", "trust_remote_code": True},
     {"_target_": "src.data.HuggingFace", "path": "a/b", "data_files": "file"},
     {"_target_": "src.data.Torchvision", "root": "data", "annFile": "file"},
+    {"_target_": "src.data.libraries.HuggingFace", "path": "a/b", "trust_remote_code": True},
+    {"_target_": "src.data.libraries.Torchvision", "root": "data", "loader": "x"},
+    {"_target_": "timm.create_model", "model_name": "local-dir:/secrets"},
     {"_target_": "torch.nn.Identity", "_partial_": "yes"},
     {"_target_": "torch.nn.Identity", "_args_": {"a": 1}},
     {"_target_": "torch.nn.Identity", "_convert_": {"_target_": "torch.nn.Identity"}},
@@ -122,7 +125,15 @@ def test_a_file_leads_to_no_other_place(name: str, place: str) -> None:
 @pytest.mark.parametrize("place", ["data/a", "${data_dir}", "run/b", "data/../data/a", ".cache"])
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_file_leads_into_the_run_and_the_data(name: str, place: str) -> None:
-    check_places(with_place(name, place), OmegaConf.create({}), "file", trust=False)
+    check_places(
+        with_place(name, place), OmegaConf.create({"data_dir": "data"}), "file", trust=False
+    )
+
+
+def test_a_cache_is_not_written_where_only_the_file_has_its_data() -> None:
+    cfg = with_place("a cache", "data/a")
+    with pytest.raises(ValueError, match=r"got data\.train\.0\.cache_dir=data/a from file"):
+        check_places(cfg, OmegaConf.create({"data_dir": "elsewhere"}), "file", trust=False)
 
 
 def test_weights_of_torchvision_are_no_place() -> None:
@@ -131,7 +142,9 @@ def test_weights_of_torchvision_are_no_place() -> None:
 
 
 def test_other_objects_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected plain values .* got .*Path.* at net\.mean\.0"):
+    with pytest.raises(
+        ValueError, match=r"expected a plain value at net\.mean\.0, got PosixPath .*; fetch"
+    ):
         admitted({"net": {"mean": [Path("x")]}}, "file")
 
 
