@@ -13,16 +13,12 @@ from scipy.special import expit
 from torch import Tensor
 
 from src.detectors.base import BlocksDetector
+from src.metrics.norm_ratio import mean_activation
 from src.metrics.statistics import Bank
 from src.network import ForwardPass, Network, Reader
 
 SMALLEST = 1e-8  # keeps the logarithm of a norm finite where nothing is active
 CONSTANT = 1e-9  # deviation, below which an input says nothing
-
-
-def mean_activation(feature_map: Tensor) -> Tensor:
-    """Returns the (B,) mean of the rectified feature map (B, C, H, W), in float32."""
-    return feature_map.relu().mean(dim=(1, 2, 3), dtype=torch.float32)
 
 
 class NormProfile(BlocksDetector):

@@ -10,10 +10,11 @@ __all__ = [
     "SelectionBootstrap",
     "SelectionStability",
     "feature_norm",
+    "mean_activation",
     "ood_metrics",
 ]
 
-from src.metrics.norm_ratio import NormRatio, feature_norm
+from src.metrics.norm_ratio import NormRatio, feature_norm, mean_activation
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores, ScoreTable
 from src.metrics.stability import SelectionBootstrap, SelectionStability

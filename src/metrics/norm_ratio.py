@@ -1,6 +1,8 @@
-"""The two quantities of the paper: FeatureNorm of a feature map, and NormRatio of a block."""
+"""FeatureNorm and the mean activation of a feature map, and NormRatio of a block."""
 
-__all__ = ["NormRatio", "feature_norm"]
+__all__ = ["NormRatio", "feature_norm", "mean_activation"]
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,10 +33,32 @@ def feature_norm(feature_map: Tensor) -> Tensor:
             f"expected a feature map of shape (B, C, H, W), got {tuple(feature_map.shape)}; "
             "choose a block whose output is a map"
         )
-    pieces = [feature_map]
-    if feature_map.device.type == "cpu":  # about three times faster than one large copy
-        pieces = list(feature_map.split(max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel())))
-    return torch.cat([_feature_norm(piece) for piece in pieces])
+    return torch.cat([_feature_norm(piece) for piece in _pieces(feature_map)])
+
+
+def mean_activation(feature_map: Tensor) -> Tensor:
+    """Mean of the rectified activation map: its L1 norm, divided by its size.
+
+    Args:
+        feature_map: (B, C, H, W) output of a block, before or after its ReLU, in any float type.
+
+    Returns:
+        (B,) means in float32, in units of the activation; larger is more in-distribution.
+
+    Source:
+        Park et al., "Understanding the Feature Norm for Out-of-Distribution Detection", ICCV
+        2023, https://arxiv.org/abs/2310.05316: the numerator of NAN, here of a whole map.
+    """
+    pieces = _pieces(feature_map)
+    return torch.cat([each.relu().mean(dim=(1, 2, 3), dtype=torch.float32) for each in pieces])
+
+
+def _pieces(feature_map: Tensor) -> Sequence[Tensor]:
+    """Splits a batch so that a copy of each piece stays in the cache of a CPU."""
+    if feature_map.device.type != "cpu":
+        return (feature_map,)
+    # about three times faster than one large copy
+    return feature_map.split(max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel()))
 
 
 def _feature_norm(feature_map: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.metrics import NormRatio, feature_norm
+from src.metrics import NormRatio, feature_norm, mean_activation
 
 
 def norm_by_loop(feature_map: Tensor) -> Tensor:
@@ -157,3 +157,10 @@ def test_the_slope_of_the_norm_is_finite_also_at_a_dead_channel() -> None:
     rectified = feature_map.detach().relu()
     slope = rectified / rectified.square().sum(dim=(2, 3), keepdim=True).sqrt() / 4
     torch.testing.assert_close(gradient[:, [0, 2, 3]], slope[:, [0, 2, 3]], rtol=1e-5, atol=1e-7)
+
+
+def test_mean_activation_averages_what_is_positive() -> None:
+    feature_map = torch.tensor([[[[1.0, -2.0]], [[3.0, 4.0]]], [[[-1.0, -1.0]], [[0.0, 2.0]]]])
+    assert mean_activation(feature_map).tolist() == [2.0, 0.5]
+    many = torch.randn(300, 64, 16, 16).half()  # in several pieces on a CPU
+    assert torch.allclose(mean_activation(many), many.float().relu().mean((1, 2, 3)), rtol=1e-3)
