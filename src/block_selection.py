@@ -36,11 +36,13 @@ class BlockSelection(L.Callback):
     log f(x) - log f(x') over its standard deviation; "auroc", the AUROC of f. NormRatio is
     measured and logged in any case. The clean half comes from the validation forward pass itself,
     through hooks that are open during it; the callback adds one forward pass of the pseudo-OOD
-    images and nothing else. It stores the result in `module.network` and logs
-    `norm_ratio/<block>`, `selected_block` (depth, counted from 1), `norm_ratio_margin` (the largest NormRatio minus the
-    second), `norm_id/<block>`, `norm_pseudo_ood/<block>`, for another criterion its own
-    `<criterion>/<block>` and `<criterion>_margin`, and `standard_error/<block>` of the criterion.
-    A selection holds for the weights that it was made on: the next training step takes it back.
+    images and nothing else.
+
+    It stores the result in `module.network` and logs `norm_ratio/<block>`, `norm_id/<block>`,
+    `norm_pseudo_ood/<block>`, `norm_ratio_margin` (the largest NormRatio minus the second),
+    `selected_block` (depth, counted from 1) and `standard_error/<block>` of the criterion; another
+    criterion than NormRatio has its own `<criterion>/<block>` and `<criterion>_margin`. A
+    selection holds for the weights that it was made on: the next training step takes it back.
 
     Args:
         pseudo_ood: Maps images (B, C, H, W) and their indices (B,) to pseudo-OOD images of the

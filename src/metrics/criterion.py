@@ -43,7 +43,7 @@ class Estimate:
     @property
     def standard_error(self) -> Tensor:
         """(L,) Standard errors of the values; 0 for a single image."""
-        return self.each.std(dim=0, correction=0) / len(self.each) ** 0.5
+        return standard_error(self.each)
 
     @property
     def tied(self) -> list[int]:
@@ -56,8 +56,7 @@ class Estimate:
             return []
         best = self.selected
         second = int(select(self.value.index_fill(0, torch.tensor(best), -torch.inf)))
-        apart = self.each[:, best] - self.each[:, second]
-        error = apart.std(correction=0) / len(apart) ** 0.5
+        error = standard_error(self.each[:, best] - self.each[:, second])
         return [best, second] if self.value[best] - self.value[second] <= error else []
 
     def facts(self, blocks: Sequence[str]) -> dict[str, Any]:
@@ -68,6 +67,12 @@ class Estimate:
             "standard_error": dict(zip(blocks, self.standard_error.tolist(), strict=True)),
             "tied": [blocks[position] for position in self.tied],
         }
+
+
+def standard_error(each: Tensor) -> Tensor:
+    """Returns the standard error of the mean over (N, ...) images."""
+    error: Tensor = each.std(dim=0, correction=0) / len(each) ** 0.5
+    return error
 
 
 class BlockCriterion:
@@ -160,8 +165,8 @@ def area(norm_id: Tensor, norm_pseudo_ood: Tensor) -> tuple[Tensor, Tensor]:
 def share_below(these: Tensor, those: Tensor) -> Tensor:
     """Returns (L, N): for each of `those`, the share of `these` below it; a tie counts half."""
     ordered = these.sort(dim=1).values
-    twice = sum(torch.searchsorted(ordered, those, right=right) for right in (False, True))
-    return twice / (2 * these.shape[1])
+    below, up_to = (torch.searchsorted(ordered, those, right=right) for right in (False, True))
+    return (below + up_to) / (2 * these.shape[1])
 
 
 MEASURES: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
