@@ -166,7 +166,7 @@ def share_below(these: Tensor, those: Tensor) -> Tensor:
     """Returns (L, N): for each of `those`, the share of `these` below it; a tie counts half."""
     ordered = these.sort(dim=1).values
     below, up_to = (torch.searchsorted(ordered, those, right=right) for right in (False, True))
-    return (below + up_to) / (2 * these.shape[1])
+    return (below + up_to).double() / (2 * these.shape[1])
 
 
 MEASURES: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
