@@ -150,9 +150,10 @@ def test_the_repr_names_every_argument() -> None:
 def test_each_image_is_cut_by_one_of_several_grids() -> None:
     image, index = torch.rand(3000, 1, 12, 12), torch.arange(3000) * 7
     several = Jigsaws((2, 3, 4), border="keep", identity=False, seed=4)
-    puzzle, singles = several(image, index), [
-        Jigsaw(grid, border="keep", identity=False, seed=4)(image, index) for grid in (2, 3, 4)
-    ]
+    puzzle, singles = (
+        several(image, index),
+        [Jigsaw(grid, border="keep", identity=False, seed=4)(image, index) for grid in (2, 3, 4)],
+    )
     of = torch.stack([(puzzle == each).flatten(1).all(dim=1) for each in singles])
     assert (of.sum(dim=0) == 1).all()
     assert ((of.sum(dim=1) - 1000.0) ** 2 / 1000).sum() < 2 + 6 * 4**0.5  # about equally often
