@@ -1,4 +1,4 @@
-"""The callback that measures NormRatio of every block and selects one, without OOD data."""
+"""The callback that measures every block and selects one, without OOD data."""
 
 __all__ = ["BlockSelection"]
 
@@ -14,35 +14,46 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.data.datasets import Batch
-from src.metrics.norm_ratio import NormRatio
+from src.metrics.criterion import BlockCriterion, Estimate
 from src.metrics.stability import SelectionStability
 from src.network import Network
-from src.records.history import HistoryWriter, read_stability, write_stability
-from src.records.selection import margin
+from src.records.history import (
+    HistoryWriter,
+    read_stability,
+    write_selection,
+    write_stability,
+)
+from src.records.selection import CRITERIA, margin
 
 log = logging.getLogger(__name__)
-LOGGED = {"ratio": "norm_ratio", "norm_id": "norm_id", "norm_pseudo_ood": "norm_pseudo_ood"}
 
 
 class BlockSelection(L.Callback):
-    """Measures NormRatio of every block in each validation epoch and selects the largest.
+    """Measures a criterion of every block in each validation epoch and selects the largest.
 
-    The clean half of NormRatio comes from the validation forward pass itself, through hooks that
-    are open during it; the callback adds one forward pass of the pseudo-OOD images and nothing
-    else. It stores the result in `module.network` and logs `norm_ratio/<block>`,
-    `selected_block` (depth, counted from 1), `norm_ratio_margin` (NormRatio of the selected block
-    minus the largest of the others), `norm_id/<block>` and `norm_pseudo_ood/<block>`. A selection
-    holds for the weights that it was made on: the next training step takes it back.
+    The criteria compare FeatureNorm f of images x with that of their pseudo-OOD versions x':
+    "norm_ratio", the mean of f(x) / f(x'), as in the paper; "paired_t", the mean of
+    log f(x) - log f(x') over its standard deviation; "auroc", the AUROC of f. NormRatio is
+    measured and logged in any case. The clean half comes from the validation forward pass itself,
+    through hooks that are open during it; the callback adds one forward pass of the pseudo-OOD
+    images and nothing else.
+
+    It stores the result in `module.network` and logs `norm_ratio/<block>`, `norm_id/<block>`,
+    `norm_pseudo_ood/<block>`, `norm_ratio_margin` (the largest NormRatio minus the second),
+    `selected_block` (depth, counted from 1) and `standard_error/<block>` of the criterion; another
+    criterion than NormRatio has its own `<criterion>/<block>` and `<criterion>_margin`. A
+    selection holds for the weights that it was made on: the next training step takes it back.
 
     Args:
         pseudo_ood: Maps images (B, C, H, W) and their indices (B,) to pseudo-OOD images of the
             same shape.
+        criterion: "norm_ratio", "paired_t" or "auroc".
         split: ID images to measure on: "validation" (the held-out images) or "training" (all
             images that the data module was given to train on, as in the paper; this takes two
             forward passes per image).
         normalised: Whether the network receives normalised images, as in training.
-        history: Whether to keep `norm_ratio.csv`, with one row per block and epoch, and
-            `selection_stability.json` in the trainer's `default_root_dir`.
+        history: Whether to keep `norm_ratio.csv`, with one row per block and epoch,
+            `selection.json` and `selection_stability.json` in the trainer's `default_root_dir`.
         bootstrap: Number of bootstrap samples of the images on which the last epoch repeats the
             selection.
         stability_seeds: Number of other seeds of `pseudo_ood` with which the last epoch repeats
@@ -50,7 +61,7 @@ class BlockSelection(L.Callback):
             last epoch is one that ends the training as far as it knows, or `trainer.validate`.
 
     Raises:
-        ValueError: If `split` is unknown, or a number is negative.
+        ValueError: If `criterion` or `split` is unknown, or a number is negative.
 
     Source:
         Yu et al., CVPR 2023, https://arxiv.org/abs/2212.02295, Algorithm 1.
@@ -63,12 +74,18 @@ class BlockSelection(L.Callback):
         self,
         pseudo_ood: Callable[[Tensor, Tensor], Tensor],
         *,
+        criterion: str = "norm_ratio",
         split: str = "validation",
         normalised: bool = True,
         history: bool = False,
         bootstrap: int = 0,
         stability_seeds: int = 0,
     ) -> None:
+        if criterion not in CRITERIA:
+            raise ValueError(
+                f"expected criterion to be one of {', '.join(CRITERIA)}, got {criterion!r}; "
+                "choose one"
+            )
         if split not in ("validation", "training"):
             raise ValueError(
                 f"expected split to be 'validation' or 'training', got {split!r}; choose one"
@@ -79,6 +96,7 @@ class BlockSelection(L.Callback):
                 f"{bootstrap} and {stability_seeds}; 0 turns them off"
             )
         self.pseudo_ood = pseudo_ood
+        self.criterion = criterion
         self.split = split
         self.normalised = normalised
         self.history = history
@@ -98,9 +116,8 @@ class BlockSelection(L.Callback):
         self.pseudo_ood(torch.zeros(1, *network.image_shape), torch.zeros(1, dtype=torch.int64))
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        """Prepares the metric, and reads the history of an interrupted run."""
+        """Checks the pseudo-OOD images, and reads the history of an interrupted run."""
         self.check(_network(module))
-        self.norm_ratio = NormRatio(len(_network(module).blocks))
         if self.history:
             folder = Path(trainer.default_root_dir)
             self._writer = HistoryWriter(folder) if trainer.is_global_zero else None
@@ -109,13 +126,13 @@ class BlockSelection(L.Callback):
     def covers(self, network: Network) -> bool:
         """Whether selection and stability were measured on the weights that the network has."""
         is_measured = self.stability or not (self.bootstrap or self.stability_seeds)
-        return bool(network.norm_ratio and is_measured)
+        return bool(network.measured and network.criterion == self.criterion and is_measured)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         """Forgets the selection: it was made on weights that now change."""
-        _network(module).norm_ratio, self.stability = {}, {}
+        _network(module).measured, self.stability = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the history so far, for the case that its file is damaged."""
@@ -130,12 +147,13 @@ class BlockSelection(L.Callback):
         """Opens the hooks."""
         if trainer.sanity_checking:
             return
-        self.norm_ratio.to(module.device).reset()
+        blocks = _network(module).blocks
+        self._measured = BlockCriterion(self.criterion, len(blocks), module.device)
         self._repeated = None
         if (self.bootstrap or self.stability_seeds) and _is_last(trainer):
             self._repeated = SelectionStability(
-                self.pseudo_ood, _network(module).blocks, replicates=self.bootstrap,
-                seeds=self.stability_seeds, device=module.device,
+                self.pseudo_ood, blocks, replicates=self.bootstrap, seeds=self.stability_seeds,
+                device=module.device, criterion=self.criterion,
             )  # fmt: skip
         self._norms = self._hooks.enter_context(_network(module).observe_norms())
 
@@ -161,42 +179,51 @@ class BlockSelection(L.Callback):
                 self._measure(trainer, _network(module), batch, forward_clean=True)
         self._hooks.close()
         network = _network(module)
-        means = self.norm_ratio.compute()  # torchmetrics makes a scalar of a single block
-        mean = {name: value.reshape(-1).tolist() for name, value in means.items()}
-        is_news = trainer.global_step == 0 or not network.norm_ratio  # not of trained weights yet
-        network.norm_ratio = dict(zip(network.blocks, mean["ratio"], strict=True))
-        self._log(module, network, mean, is_news=is_news)
+        estimate = self._measured.compute()
+        mean = {name: value.tolist() for name, value in estimate.mean.items()}
+        is_news = trainer.global_step == 0 or not network.measured  # not of trained weights yet
+        values = {"norm_ratio": mean["ratio"], self.criterion: estimate.value.tolist()}
+        network.measured = {
+            name: dict(zip(network.blocks, value, strict=True)) for name, value in values.items()
+        }
+        self._log(module, network, estimate, is_news=is_news)
         if self._repeated is not None:
-            self.stability = {"epoch": trainer.current_epoch} | self._repeated.result()
+            repeated = self._repeated.result(estimate)
+            self.stability = {"epoch": trainer.current_epoch} | repeated
         if trainer.is_global_zero and self._writer is not None:
-            selected = network.block("selected")
+            selected, folder = network.block("selected"), Path(trainer.default_root_dir)
             self._writer.add(trainer.current_epoch, network.blocks, mean, selected)
+            facts = {"epoch": trainer.current_epoch} | estimate.facts(network.blocks)
+            write_selection(folder, facts)
             if self._repeated is not None:
-                write_stability(Path(trainer.default_root_dir), self.stability)
+                write_stability(folder, self.stability)
 
     def _log(
-        self,
-        module: L.LightningModule,
-        network: Network,
-        mean: Mapping[str, list[float]],
-        *,
-        is_news: bool,
+        self, module: L.LightningModule, network: Network, estimate: Estimate, *, is_news: bool
     ) -> None:
-        selected, lead = network.block("selected"), float(margin(mean["ratio"]))
         curves = {
-            f"{name}/{block}": value
-            for key, name in LOGGED.items()
-            for block, value in zip(network.blocks, mean[key], strict=True)
+            "norm_ratio": estimate.mean["ratio"],
+            "norm_id": estimate.mean["norm_id"],
+            "norm_pseudo_ood": estimate.mean["norm_pseudo_ood"],
+            self.criterion: estimate.value,
+            "standard_error": estimate.standard_error,
         }
-        depth = float(network.blocks.index(selected) + 1)
-        module.log_dict(
-            curves | {"selected_block": depth, "norm_ratio_margin": lead},
-            sync_dist=False,  # computed from sums over all processes: equal already
-        )
+        margins = {name: float(margin(curves[name])) for name in network.measured}
+        logged = {
+            f"{name}/{block}": value
+            for name, values in curves.items()
+            for block, value in zip(network.blocks, values.tolist(), strict=True)
+        }
+        logged |= {f"{name}_margin": value for name, value in margins.items()}
+        logged["selected_block"] = float(estimate.selected + 1)
+        module.log_dict(logged, sync_dist=False)  # equal on all processes already
         if module.trainer.is_global_zero and is_news:
+            tied = [network.blocks[position] for position in estimate.tied[1:]]
             log.info(
-                "epoch %d: selected block %s, NormRatio %.4f, margin %.4f",
-                module.current_epoch, selected, network.norm_ratio[selected], lead,
+                "epoch %d: selected block %s, %s %.4f, margin %.4f%s",
+                module.current_epoch, network.selected, CRITERIA[self.criterion],
+                estimate.value[estimate.selected], margins[self.criterion],
+                f", tied with {tied[0]}" if tied else "",
             )  # fmt: skip
 
     def on_exception(
@@ -220,12 +247,12 @@ class BlockSelection(L.Callback):
             clean = norms()
             forward(self.pseudo_ood(batch.image, batch.index))
             puzzle = norms()
-            self.norm_ratio.update(clean, puzzle)
+            self._measured.update(clean, puzzle, batch.index[kept])
             if self._repeated is not None:
-                self._repeated.bootstrap.update(clean, puzzle, batch.index[kept])
+                self._repeated.update(clean, puzzle, batch.index[kept])
                 for seed, pseudo_ood in self._repeated.puzzles.items():
                     forward(pseudo_ood(batch.image, batch.index))
-                    self._repeated.norm_ratio[seed].update(clean, norms())
+                    self._repeated.measured[seed].update(clean, norms(), batch.index[kept])
 
 
 def _is_last(trainer: L.Trainer) -> bool:

@@ -1,6 +1,8 @@
 """Laws of block selection, on real trainings of a tiny network."""
 
 import csv
+import json
+import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -16,7 +18,8 @@ from torch.nn import functional as F
 from src.block_selection import BlockSelection
 from src.classifier import Classifier
 from src.data import ImageData
-from src.data.pseudo_ood import Jigsaw
+from src.data.pseudo_ood import Jigsaw, Jigsaws
+from src.metrics.ood import ood_metrics
 from src.models import ResNet
 from src.network import Network
 from tests.fakes import Memory
@@ -292,3 +295,161 @@ def test_any_number_of_blocks_can_be_watched(blocks: Sequence[str]) -> None:
     assert list(run.network.norm_ratio) == sorted(blocks)
     margin = float(run.trainer.callback_metrics["norm_ratio_margin"])
     assert margin == 0 if len(blocks) == 1 else margin > 0
+
+
+# ---- other criteria than NormRatio
+
+GRIDS = Jigsaws((2, 3, 4), seed=3)
+OTHERS = ("paired_t", "auroc")
+
+
+@torch.no_grad()
+def by_loop(network: Network, criterion: str) -> list[float]:
+    """A criterion from its definition, image by image, in float64."""
+    net = deepcopy(network.net).double().eval()
+    order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
+    image = Memory(IMAGES).images.image[order[:HELD_OUT]].double() / 255
+    rows = []
+    for index in range(HELD_OUT):
+        puzzle = GRIDS(image[index : index + 1], torch.tensor([index]))[0]
+        rows.append([block_norms(net, (x - 0.5) / 0.5) for x in (image[index], puzzle)])
+    clean, puzzle = (torch.stack(each) for each in zip(*rows, strict=True))
+    if criterion == "auroc":
+        pairs = zip(clean.T, puzzle.T, strict=True)
+        return [ood_metrics(ours, theirs)["auroc"] for ours, theirs in pairs]
+    gap = (clean / puzzle).log()
+    return (gap.mean(dim=0) / gap.std(dim=0, correction=0)).tolist()
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two epochs with another criterion, with history, checkpoint and stability."""
+    folder = tmp_path_factory.mktemp("other")
+    selection = BlockSelection(
+        GRIDS, criterion=request.param, history=True, bootstrap=50, stability_seeds=1
+    )
+    checkpoint = ModelCheckpoint(dirpath=folder / "checkpoints", save_last=True)
+    run = Run(selection, checkpoint, default_root_dir=folder)
+    return run()
+
+
+def test_another_criterion_equals_its_loop_and_selects(other: Run) -> None:
+    network = other.network
+    assert list(network.measured) == ["norm_ratio", network.criterion]
+    values = network.measured[network.criterion]
+    assert list(values.values()) == pytest.approx(by_loop(network, network.criterion), rel=1e-4)
+    assert network.selected == max(values, key=values.__getitem__)
+    assert network.block("selected") == network.selected
+
+
+def test_it_costs_one_forward_per_batch_for_any_number_of_grids(other: Run) -> None:
+    repeated = VALIDATION_BATCHES  # in the last epoch, with the one other seed
+    assert other.forwards.count("validate") == EPOCHS * VALIDATION_BATCHES * 2 + repeated
+
+
+def test_norm_ratio_and_the_training_are_those_of_the_default(other: Run, tmp_path: Path) -> None:
+    default = Run(BlockSelection(GRIDS, history=True), default_root_dir=tmp_path)()
+    assert default.network.measured == {"norm_ratio": other.network.norm_ratio}
+    for name, value in default.network.net.state_dict().items():
+        assert value.equal(other.network.net.state_dict()[name]), name
+    ours, theirs = (
+        [row | {"selected": ""} for row in csv.DictReader((place / "norm_ratio.csv").open())]
+        for place in (Path(other.trainer.default_root_dir), tmp_path)
+    )
+    assert ours == theirs
+
+
+def test_it_is_logged_beside_norm_ratio(other: Run) -> None:
+    logged = {name: float(value) for name, value in other.trainer.callback_metrics.items()}
+    network, name = other.network, other.network.criterion
+    for block in BLOCKS:
+        assert logged[f"norm_ratio/{block}"] == pytest.approx(network.norm_ratio[block], rel=1e-6)
+        assert logged[f"{name}/{block}"] == pytest.approx(network.measured[name][block], rel=1e-6)
+        assert logged[f"standard_error/{block}"] > 0
+    for each in ("norm_ratio", name):
+        best, second = sorted(network.measured[each].values(), reverse=True)[:2]
+        assert logged[f"{each}_margin"] == pytest.approx(best - second, abs=1e-6)
+    assert logged["selected_block"] == BLOCKS.index(str(network.selected)) + 1
+
+
+def test_its_files_say_how_it_selected(other: Run) -> None:
+    folder, network = Path(other.trainer.default_root_dir), other.network
+    said = json.loads((folder / "selection.json").read_text())
+    assert list(said) == ["epoch", "criterion", "value", "standard_error", "tied"]
+    assert (said["epoch"], said["criterion"]) == (EPOCHS - 1, network.criterion)
+    assert said["value"] == network.measured[network.criterion]
+    with (folder / "norm_ratio.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-len(BLOCKS) :]
+    assert [row["block"] for row in last if row["selected"] == "1"] == [network.selected]
+    stability = json.loads((folder / "selection_stability.json").read_text())
+    assert sum(stability["bootstrap"]["share"].values()) == pytest.approx(1)
+    (seed,) = stability["seeds"]
+    assert list(seed) == ["seed", "selected", network.criterion]
+    repeated = Run(BlockSelection(Jigsaws((2, 3, 4), seed=4), criterion=network.criterion))
+    repeated.network.load_state_dict(network.state_dict())
+    repeated("validate")
+    assert seed["selected"] == repeated.network.selected
+    values = repeated.network.measured[network.criterion]
+    assert seed[network.criterion] == pytest.approx(values, rel=1e-6)
+
+
+def test_it_travels_with_the_weights(other: Run) -> None:
+    path = Path(other.trainer.default_root_dir) / "checkpoints/last.ckpt"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    loaded = Run()
+    loaded.classifier.load_state_dict(state)
+    assert loaded.network.measured == other.network.measured
+    assert loaded.network.criterion == other.network.criterion
+    assert loaded.network.selected == other.network.selected
+
+
+@pytest.mark.parametrize("criterion", OTHERS)
+def test_padding_rows_do_not_count_for_it(criterion: str) -> None:
+    values = []
+    for batch_size in (1, 4, 7, 10, 25):
+        selection = BlockSelection(GRIDS, criterion=criterion)
+        run = Run(selection, eval_batch_size=batch_size)("validate")
+        values.append(run.network.measured[criterion])
+    for each in values[1:]:
+        assert each == pytest.approx(values[0], rel=1e-4)
+
+
+def test_a_tie_is_told_and_names_both_blocks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "src.block_selection"):
+        for criterion in ("norm_ratio", *OTHERS):
+            selection = BlockSelection(
+                lambda image, index: image, criterion=criterion, history=True
+            )  # nothing tells the blocks apart
+            Run(selection, default_root_dir=tmp_path / criterion)("validate")
+            said = json.loads((tmp_path / criterion / "selection.json").read_text())
+            assert said["tied"] == ["layer4.0", "layer3.0"]
+    told = [line for line in caplog.messages if "selected block" in line]
+    assert [line.partition("layer4.0, ")[2] for line in told] == [
+        "NormRatio 1.0000, margin 0.0000, tied with layer3.0",
+        "paired T 0.0000, margin 0.0000, tied with layer3.0",
+        "AUROC 0.5000, margin 0.0000, tied with layer3.0",
+    ]
+
+
+@pytest.mark.parametrize("criterion", ["norm_ratio", *OTHERS])
+def test_a_single_block_is_never_tied(criterion: str, tmp_path: Path) -> None:
+    selection = BlockSelection(GRIDS, criterion=criterion, history=True, bootstrap=20)
+    run = Run(selection, default_root_dir=tmp_path)
+    run.network = Network(run.network.net, ("layer3.0",), image_shape=(3, 12, 12))
+    run.classifier = Classifier(run.network)
+    run("validate")
+    assert run.network.selected == "layer3.0"
+    assert json.loads((tmp_path / "selection.json").read_text())["tied"] == []
+    assert selection.stability["bootstrap"]["share"] == {"layer3.0": 1.0}
+
+
+def test_an_unknown_criterion_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of norm_ratio, paired_t, auroc, got 'd_prime'"):
+        BlockSelection(Jigsaw(), criterion="d_prime")
+
+
+def test_a_selection_by_another_criterion_does_not_cover(other: Run) -> None:
+    assert BlockSelection(GRIDS, criterion=other.network.criterion).covers(other.network)
+    assert not BlockSelection(GRIDS).covers(other.network)

@@ -1,13 +1,16 @@
 """Pseudo-OOD images, made from ID images alone."""
 
-__all__ = ["Jigsaw", "PseudoOOD"]
+__all__ = ["Jigsaw", "Jigsaws", "PseudoOOD"]
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from src.counter_random import random_bits
+
+CHOICE = 0x5EED_0F61  # a stream of its own, independent of the orders of the tiles
 
 
 class PseudoOOD(ABC):
@@ -139,3 +142,47 @@ class Jigsaw(PseudoOOD):
             f"Jigsaw(grid={self.grid}, border={self.border!r}, identity={self.identity}, "
             f"seed={self.seed})"
         )
+
+
+class Jigsaws(PseudoOOD):
+    """Jigsaw puzzles of several grids: each image is cut by one of them.
+
+    So a criterion looks at all grids and still costs one forward pass of the images. The choice
+    depends on (seed, index) alone, and is independent of the orders of the tiles.
+
+    Args:
+        grids: Numbers of tiles per side.
+        border: As in `Jigsaw`.
+        identity: As in `Jigsaw`.
+        seed: Seed of the random choices and orders.
+
+    Raises:
+        ValueError: If there is no grid, or one that `Jigsaw` refuses.
+    """
+
+    def __init__(
+        self, grids: Iterable[int], *, border: str = "zero", identity: bool = True, seed: int = 0
+    ) -> None:
+        self.grids, self.border, self.identity, self.seed = tuple(grids), border, identity, seed
+        if not self.members():
+            raise ValueError("expected at least one grid, got none; the paper uses 3")
+
+    @property
+    def smallest(self) -> int:
+        """The largest number of tiles per side."""
+        return max(self.grids)
+
+    def members(self) -> list[Jigsaw]:
+        """Returns the jigsaw of each grid."""
+        options = {"border": self.border, "identity": self.identity, "seed": self.seed}
+        return [Jigsaw(grid, **options) for grid in self.grids]  # type: ignore[arg-type]
+
+    def __call__(self, image: Tensor, index: Tensor) -> Tensor:
+        """Returns the puzzles of a batch.
+
+        Raises:
+            ValueError: If a grid is larger than the image.
+        """
+        puzzles = torch.stack([jigsaw(image, index) for jigsaw in self.members()])
+        chosen = random_bits(index, 1, seed=self.seed ^ CHOICE)[:, 0] % len(self.grids)
+        return puzzles[chosen, torch.arange(len(index), device=index.device)]

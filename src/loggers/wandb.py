@@ -22,6 +22,7 @@ from src.loggers.base import Dispensable
 from src.loggers.media import Lines, Media
 from src.records.atomic import try_to_write
 from src.records.literal import from_csv_cell
+from src.records.selection import CRITERIA
 
 if TYPE_CHECKING:
     import wandb
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 OVER_EPOCHS = (
-    *("train/*", "val/*", "norm_ratio/*", "norm_id/*", "norm_pseudo_ood/*"),
-    *("selected_block", "norm_ratio_margin"),
+    *("train/*", "val/*", "norm_id/*", "norm_pseudo_ood/*", "standard_error/*", "selected_block"),
+    *(name + end for name in CRITERIA for end in ("/*", "_margin")),
 )
 SILENT = "WANDB_ERROR_REPORTING", "false"  # else an offline run, too, reports to a server
 

@@ -4,6 +4,8 @@ Statistics that detectors collect from ID images are in `src.metrics.statistics`
 """
 
 __all__ = [
+    "BlockCriterion",
+    "Estimate",
     "NormRatio",
     "ScoreTable",
     "Scores",
@@ -14,6 +16,7 @@ __all__ = [
     "ood_metrics",
 ]
 
+from src.metrics.criterion import BlockCriterion, Estimate
 from src.metrics.norm_ratio import NormRatio, feature_norm, mean_activation
 from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores, ScoreTable

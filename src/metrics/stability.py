@@ -13,18 +13,20 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from src.counter_random import random_bits
-from src.metrics.norm_ratio import SMALLEST_NORM, NormRatio
+from src.metrics.criterion import BlockCriterion, Estimate
+from src.metrics.norm_ratio import SMALLEST_NORM
 from src.records.selection import margin, select
 
 PseudoOOD = Callable[[Tensor, Tensor], Tensor]
 # not 0, 1, ..., which the puzzles use: the weights must be independent of the order of the tiles
 SEED = 0xB007_57A9
+CHUNK = 1024  # images drawn at once
 # P(weight <= k) for a Poisson variable of mean 1; a weight above 15 occurs once in 10^14 draws
 POISSON = [int(2**63 * p) for p in accumulate(exp(-1) / factorial(k) for k in range(16))]
 
 
 class Replicates:
-    """NormRatio of L blocks on the images, and on R bootstrap samples of them.
+    """NormRatio, or another criterion, of L blocks on images, and on R bootstrap samples of them.
 
     Attributes:
         ratio: (R, L) float64, of each sample.
@@ -42,12 +44,12 @@ class Replicates:
 
     @property
     def standard_error(self) -> Tensor:
-        """(L,) Standard error of the NormRatio of each block."""
+        """(L,) Standard error of the criterion of each block."""
         return self.ratio.std(dim=0, correction=0)
 
     @property
     def margin(self) -> Tensor:
-        """(R,) NormRatio of the block selected on the images minus the largest of the others.
+        """(R,) Criterion of the block selected on the images minus the largest of the others.
 
         It is negative in a sample that selects another block, and 0 if there is only one block.
         """
@@ -98,6 +100,21 @@ class SelectionBootstrap(Metric):
         self.weight += weight.sum(dim=0)
         self.total += weight.T @ ratio
 
+    @classmethod
+    def of(cls, estimate: Estimate, replicates: int) -> Replicates:
+        """Returns an estimate on bootstrap samples of its images.
+
+        It is exact for a criterion that is a mean over images, and of first order for others: a
+        sample changes them by the mean influence of its images.
+        """
+        metric = cls(estimate.each.shape[1], replicates)
+        metric.sync_on_compute = False  # an estimate is of the images of all processes already
+        for index in torch.arange(len(estimate.each)).split(CHUNK):
+            each = estimate.each[index]
+            metric.update(each, torch.ones_like(each), index)
+        found: Replicates = metric.compute()
+        return found
+
     def draw(self, index: Tensor) -> Tensor:
         """Returns (B, R) int64: how often each image occurs in each sample."""
         bits = random_bits(index, self.replicates, seed=self.seed)
@@ -121,6 +138,7 @@ class SelectionStability:
         replicates: Number of bootstrap samples; 0 for none.
         seeds: Number of other seeds; each takes one more forward pass of the images.
         device: Device of the norms.
+        criterion: Criterion of the selection.
     """
 
     def __init__(
@@ -131,25 +149,39 @@ class SelectionStability:
         replicates: int,
         seeds: int,
         device: torch.device,
+        criterion: str = "norm_ratio",
     ) -> None:
         self.blocks = tuple(blocks)
+        self.criterion = criterion
         self.bootstrap = SelectionBootstrap(len(blocks), replicates).to(device)
         first = getattr(pseudo_ood, "seed", None)
         others = range(first + 1, first + 1 + seeds) if first is not None else ()
         self.puzzles = {seed: reseeded(pseudo_ood, seed) for seed in others}
-        self.norm_ratio = {seed: NormRatio(len(blocks)).to(device) for seed in others}
+        self.measured = {s: BlockCriterion(criterion, len(blocks), device) for s in others}
 
-    def result(self) -> dict[str, Any]:
-        """Returns plain numbers, equal on every process: `bootstrap` and `seeds`, if measured."""
+    def update(self, norm_id: Tensor, norm_pseudo_ood: Tensor, index: Tensor) -> None:
+        """Adds images to the bootstrap samples; see `SelectionBootstrap`."""
+        if self.criterion == "norm_ratio":  # of others, nothing is known before all images are
+            self.bootstrap.update(norm_id, norm_pseudo_ood, index)
+
+    def result(self, estimate: Estimate) -> dict[str, Any]:
+        """Returns plain numbers, equal on every process: `bootstrap` and `seeds`, if measured.
+
+        Args:
+            estimate: The criterion on the images themselves.
+        """
         found: dict[str, Any] = {}
         if self.bootstrap.replicates:
-            found["bootstrap"] = self._bootstrap()
+            found["bootstrap"] = self._bootstrap(estimate)
         if self.puzzles:
             found["seeds"] = [self._with_seed(seed) for seed in self.puzzles]
         return found
 
-    def _bootstrap(self) -> dict[str, Any]:
-        replicates = self.bootstrap.compute()
+    def _bootstrap(self, estimate: Estimate) -> dict[str, Any]:
+        if self.criterion == "norm_ratio":
+            replicates = self.bootstrap.compute()
+        else:
+            replicates = SelectionBootstrap.of(estimate, self.bootstrap.replicates)
         share, error = replicates.share.tolist(), replicates.standard_error.tolist()
         return {
             "replicates": len(replicates.ratio),
@@ -159,10 +191,10 @@ class SelectionStability:
         }
 
     def _with_seed(self, seed: int) -> dict[str, Any]:
-        ratio = self.norm_ratio[seed].compute()["ratio"].reshape(-1).tolist()
-        selected = self.blocks[int(select(ratio))]
-        norm_ratio = dict(zip(self.blocks, ratio, strict=True))
-        return {"seed": seed, "selected": selected, "norm_ratio": norm_ratio}
+        estimate = self.measured[seed].compute()
+        value = dict(zip(self.blocks, estimate.value.tolist(), strict=True))
+        selected = self.blocks[estimate.selected]
+        return {"seed": seed, "selected": selected, self.criterion: value}
 
 
 def reseeded(pseudo_ood: PseudoOOD, seed: int) -> PseudoOOD:

@@ -18,7 +18,7 @@ from src.network.blocks import Place, find_blocks, propose_blocks
 from src.network.head import call_of_head, find_head, head_logits, is_linear, logits_in
 from src.network.tracing import Call, in_mode, tap, trace
 from src.network.weights import load_weights
-from src.records.selection import select
+from src.records.selection import CRITERIA, select
 
 Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone
 
@@ -113,6 +113,8 @@ class Network(nn.Module):
             "ResNet50_Weights.IMAGENET1K_V1".
 
     Attributes:
+        measured: Criterion -> block -> value, of NormRatio and of the criterion that selects the
+            block; empty before a selection. The last one selects.
         head_is_linear: Whether the head is its weight times the feature plus its bias, and no
             more. Not so a cosine head or one with a scale.
 
@@ -155,7 +157,7 @@ class Network(nn.Module):
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
         self._dry_run(blocks)
-        self.norm_ratio: dict[str, float] = {}
+        self.measured: dict[str, dict[str, float]] = {}
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -243,12 +245,26 @@ class Network(nn.Module):
             hook.remove()
 
     @property
+    def norm_ratio(self) -> dict[str, float]:
+        """NormRatio of each block, empty before a selection; if it is set, it selects."""
+        return self.measured.get("norm_ratio", {})
+
+    @norm_ratio.setter
+    def norm_ratio(self, value: dict[str, float]) -> None:
+        self.measured = {"norm_ratio": value} if value else {}
+
+    @property
+    def criterion(self) -> str:
+        """Name of the criterion that selects the block; "norm_ratio" before a selection."""
+        return list(self.measured)[-1] if self.measured else "norm_ratio"
+
+    @property
     def selected(self) -> str | None:
-        """The block of largest NormRatio, the deeper one on a tie; None before selection."""
-        if not self.norm_ratio:
+        """The block of largest criterion, the deeper one on a tie; None before selection."""
+        if not self.measured:
             return None
-        ratio = [self.norm_ratio[block] for block in self.blocks]
-        return self.blocks[int(select(ratio))]
+        value = self.measured[self.criterion]
+        return self.blocks[int(select([value[block] for block in self.blocks]))]
 
     def block(self, at: str) -> str:
         """Returns the module path that `at` means: a block's own path, or "selected".
@@ -271,18 +287,32 @@ class Network(nn.Module):
             )
         return at
 
-    def get_extra_state(self) -> dict[str, float]:
-        """Returns {block: NormRatio}, empty before a selection; it is saved with the weights."""
-        return dict(self.norm_ratio)
+    def get_extra_state(self) -> dict[str, Any]:
+        """Returns what is saved with the weights: {block: NormRatio}, empty before a selection.
 
-    def set_extra_state(self, state: dict[str, float]) -> None:
+        If another criterion selects, it is {"norm_ratio": {block: value}, criterion: {...}}.
+        """
+        return {**(self.norm_ratio if len(self.measured) < 2 else self.measured)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restores a selection; a network with other blocks refuses it."""
-        if state and set(state) != set(self.blocks):
+        is_named = len(state) == 2 and all(isinstance(each, dict) for each in state.values())
+        measured = state if is_named else {"norm_ratio": state} if state else {}
+        if [*measured][:1] not in ([], ["norm_ratio"]) or not {*measured} <= {*CRITERIA}:
             raise ValueError(
-                f"expected NormRatio of the blocks {', '.join(self.blocks)}, got "
-                f"{', '.join(state)}; load into the network that was trained"
+                f"expected NormRatio and one of {', '.join(CRITERIA)}, got {', '.join(measured)}; "
+                "update to the version that trained this network"
             )
-        self.norm_ratio = {block: state[block] for block in self.blocks} if state else {}
+        for name, value in measured.items():
+            if set(value) != set(self.blocks):
+                raise ValueError(
+                    f"expected {CRITERIA[name]} of the blocks {', '.join(self.blocks)}, got "
+                    f"{', '.join(value)}; load into the network that was trained"
+                )
+        self.measured = {
+            name: {block: value[block] for block in self.blocks}
+            for name, value in measured.items()
+        }
 
     def _dry_run(self, blocks: str | Sequence[str] | None) -> None:
         """Finds head and blocks; the network's state and torch's random state do not change."""

@@ -1,6 +1,14 @@
-"""The files that a selection leaves in a run directory: `norm_ratio.csv` and its stability."""
+"""The files that a selection leaves in a run directory: history, last result and stability."""
 
-__all__ = ["History", "HistoryWriter", "read_history", "read_stability", "write_stability"]
+__all__ = [
+    "History",
+    "HistoryWriter",
+    "read_history",
+    "read_selection",
+    "read_stability",
+    "write_selection",
+    "write_stability",
+]
 
 import csv
 import json
@@ -20,6 +28,7 @@ from src.records.run_files import read_bytes
 
 log = logging.getLogger(__name__)
 HISTORY = "norm_ratio.csv"
+SELECTION = "selection.json"
 STABILITY = "selection_stability.json"
 MEANS = ("norm_id", "norm_pseudo_ood", "ratio")
 COLUMNS = ("epoch", "block", "depth", *MEANS, "selected")
@@ -148,15 +157,32 @@ class HistoryWriter:
             csv.writer(stream).writerows([COLUMNS, *self.rows])
 
 
+def write_selection(run_dir: Path, selection: Mapping[str, Any]) -> None:
+    """Writes by what criterion the last epoch selected, and how sure it is."""
+    _write(run_dir / SELECTION, selection)
+
+
+def read_selection(run_dir: Path) -> dict[str, Any]:
+    """Returns by what criterion a run selected, and how sure it is; empty if that is not known."""
+    return _read(run_dir / SELECTION)
+
+
 def write_stability(run_dir: Path, stability: Mapping[str, Any]) -> None:
     """Writes how stable the selection of the last epoch is."""
-    text = json.dumps(stability, indent=2) + "\n"
-    try_to_write(run_dir / STABILITY, lambda path: path.write_text(text))
+    _write(run_dir / STABILITY, stability)
 
 
 def read_stability(run_dir: Path) -> dict[str, Any]:
     """Returns how stable the selection of a run is; empty if that was not measured."""
-    file = run_dir / STABILITY
+    return _read(run_dir / STABILITY)
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    try_to_write(file, lambda path: path.write_text(text))
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes()) if file.exists() else {}
     except ValueError:

@@ -36,6 +36,12 @@ FORM = fields(
             codec_change=each(number()),
         )
     ),
+    selection=fields(
+        criterion=text,
+        value=each(number()),
+        standard_error=each(number(0)),
+        tied=many(text),
+    ),
     selection_stability=fields(
         bootstrap=fields(
             {
@@ -147,6 +153,9 @@ def _agree(metrics: dict[str, Any]) -> None:
         if missing := [name for name in columns if name not in results]:
             raise ValueError(f"results of {detector} on {missing[0]}")
     each(whole)(metrics["counts"], "counts")
+    value = metrics.get("selection", {}).get("value") or metrics["norm_ratio"]
+    if missing := [block for block in metrics["norm_ratio"] if block not in value]:
+        raise ValueError(f"a value of {missing[0]} in selection.value")
     share = metrics.get("selection_stability", {}).get("bootstrap", {}).get("share")
     if share is not None and (missing := [b for b in metrics["norm_ratio"] if b not in share]):
         raise ValueError(f"a share of {missing[0]} in selection_stability.bootstrap")

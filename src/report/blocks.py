@@ -6,6 +6,7 @@ __all__ = [
     "Selection",
     "blocks_of",
     "chosen_of",
+    "criterion_of",
     "selection_of",
 ]
 
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from src.records.columns import block_columns, chosen_column
 from src.records.history import History
-from src.records.selection import margin, select
+from src.records.selection import CRITERIA, margin, select
 
 # detector -> OOD set, group of sets or "average" -> metric -> fraction
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -26,7 +27,8 @@ class Block(NamedTuple):
     Attributes:
         name: Path of the block in the network.
         norm_ratio: Its NormRatio.
-        error: Standard error of its NormRatio.
+        value: Its value of the criterion that selected, mostly NormRatio.
+        error: Standard error of that value.
         results: Results of its FeatureNorm: OOD set, group or "average" -> metric -> fraction.
         is_selected: Whether the run selected the block.
         is_best: Whether its FeatureNorm has the largest average AUROC, known only in hindsight.
@@ -34,6 +36,7 @@ class Block(NamedTuple):
 
     name: str
     norm_ratio: float | None
+    value: float | None
     error: float | None
     results: Mapping[str, Mapping[str, float]] | None
     is_selected: bool
@@ -49,9 +52,11 @@ class Selection(NamedTuple):
     """How clearly a block was selected; None stands for what was not measured.
 
     Attributes:
-        ratio: NormRatio of the selected block.
-        second: The block with the next largest NormRatio.
-        margin: Difference between these two NormRatios.
+        criterion: How the criterion is written: "NormRatio", "paired T" or "AUROC".
+        value: Its value of the selected block.
+        second: The block with the next largest value.
+        margin: Difference between these two values.
+        is_tied: Whether that is within its standard error.
         epochs: The number of epochs (`all`), how many of them select the block (`of`), and the
             epoch since which every one does (`since`).
         bootstrap: Selections on bootstrap samples of the images; see `SelectionStability`.
@@ -60,9 +65,11 @@ class Selection(NamedTuple):
         gap: Difference between its average AUROC and that of the selected block.
     """
 
-    ratio: float
+    criterion: str
+    value: float
     second: str | None
     margin: float | None
+    is_tied: bool
     epochs: Mapping[str, int | None] | None
     bootstrap: Mapping[str, Any] | None
     seeds: Sequence[Mapping[str, Any]]
@@ -75,6 +82,19 @@ def chosen_of(metrics: Mapping[str, Any]) -> str | None:
     return chosen_column(list(metrics["detectors"]), metrics["selected_block"])
 
 
+def criterion_of(metrics: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+    """Returns how the criterion that selected is written, and its value of each block.
+
+    It is NormRatio in a run of a version that knew no other.
+
+    Args:
+        metrics: The content of `metrics.json`.
+    """
+    selection = metrics.get("selection", {})
+    name = selection.get("criterion", "norm_ratio")
+    return CRITERIA.get(name, name), selection.get("value") or metrics["norm_ratio"]
+
+
 def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
     """Returns the table of blocks by depth.
 
@@ -83,8 +103,9 @@ def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
     """
     results: Results = metrics["detectors"]
     column, ratio = block_columns(results), metrics["norm_ratio"]
-    bootstrap = metrics.get("selection_stability", {}).get("bootstrap", {})
-    error = bootstrap.get("standard_error", {})
+    _, value = criterion_of(metrics)
+    bootstrap = metrics.get("selection_stability", {}).get("bootstrap")
+    error = (bootstrap or metrics.get("selection", {})).get("standard_error", {})
     scored = {block: results[name] for block, name in column.items() if results[name]}
     auroc = {block: each["average"]["auroc"] for block, each in scored.items()}
     best = max(auroc, key=auroc.__getitem__, default=None)
@@ -92,6 +113,7 @@ def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
         Block(
             name=block,
             norm_ratio=ratio.get(block),
+            value=value.get(block),
             error=error.get(block),
             results=scored.get(block),
             is_selected=block == metrics["selected_block"],
@@ -104,25 +126,27 @@ def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
 def selection_of(
     metrics: Mapping[str, Any], blocks: Sequence[Block], history: History | None
 ) -> Selection | None:
-    """Returns how clearly the block was selected; None if no NormRatio selected one.
+    """Returns how clearly the block was selected; None if none was.
 
     Args:
         metrics: The content of `metrics.json`.
         blocks: The table of blocks.
         history: NormRatio over the epochs, if it was measured.
     """
-    ratio, selected = metrics["norm_ratio"], metrics["selected_block"]
-    if selected not in ratio:
+    (criterion, value), selected = criterion_of(metrics), metrics["selected_block"]
+    if selected not in metrics["norm_ratio"]:
         return None
-    others = [block for block in ratio if block != selected]
-    lead = float(margin(list(ratio.values()), list(ratio).index(selected)))
+    others = [block for block in value if block != selected]
+    lead = float(margin(list(value.values()), list(value).index(selected)))
     stability = metrics.get("selection_stability", {})
     chosen = next(block for block in blocks if block.is_selected)
     best = next((block for block in blocks if block.is_best and chosen.results), None)
     return Selection(
-        ratio=ratio[selected],
-        second=others[int(select([ratio[block] for block in others]))] if others else None,
+        criterion=criterion,
+        value=value[selected],
+        second=others[int(select([value[block] for block in others]))] if others else None,
         margin=lead if others else None,
+        is_tied=bool(metrics.get("selection", {}).get("tied")),
         epochs=epochs_of(history, selected) if history else None,
         bootstrap=stability.get("bootstrap"),
         seeds=stability.get("seeds", []),

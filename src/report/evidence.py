@@ -25,7 +25,7 @@ from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
 from src.records.columns import block_columns, detector_columns
 from src.records.history import Array, History
-from src.report.blocks import Block, Results, blocks_of, chosen_of
+from src.report.blocks import Block, Results, blocks_of, chosen_of, criterion_of
 
 BASELINE = "msp"
 BINS = 40
@@ -87,6 +87,7 @@ class Evidence:
             that of ID images; empty if no block was scored.
         blocks: The table of blocks, by depth.
         history: NormRatio over the epochs; None if the run selected no block.
+        criterion: How the criterion that selected is written.
     """
 
     results: Results
@@ -100,6 +101,7 @@ class Evidence:
     norms: Mapping[str, Array]
     blocks: list[Block]
     history: History | None
+    criterion: str
 
 
 def evidence_of(
@@ -129,6 +131,7 @@ def evidence_of(
         norms=norms_of(scores, history),
         blocks=blocks_of(metrics),
         history=history,
+        criterion=criterion_of(metrics)[0],
     )
 
 

@@ -28,8 +28,11 @@ Color = str | tuple[float, ...]
 
 
 @rc_context(STYLE)
-def norm_ratio_curves(history: History) -> Figure:
-    """Returns NormRatio of each block over epochs; a dot marks the block selected at an epoch."""
+def norm_ratio_curves(history: History, criterion: str = "NormRatio") -> Figure:
+    """Returns NormRatio of each block over epochs; a dot marks the block selected at an epoch.
+
+    Another criterion that selected it is named in the title, and so below.
+    """
     blocks, last = history.block, history.selected[-1]
     figure = Figure(figsize=(6, max(3.4, 0.15 * len(blocks) + 0.7)))
     axes = figure.subplots()
@@ -45,13 +48,13 @@ def norm_ratio_curves(history: History) -> Figure:
     axes.axhline(1, color=GREY, lw=0.8, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="NormRatio (ID / pseudo-OOD)")
-    axes.set_title(f"selected block: {blocks[last]}   (dot: selected at that epoch)")
+    axes.set_title(f"{selected_by(blocks[last], criterion)}   (dot: selected at that epoch)")
     label_ends(axes, blocks, history.ratio[-1], color)
     return figure
 
 
 @rc_context(STYLE)
-def norm_ratio_by_depth(blocks: Sequence[Block]) -> Figure:
+def norm_ratio_by_depth(blocks: Sequence[Block], criterion: str = "NormRatio") -> Figure:
     """Returns NormRatio of each block, above the average AUROC of its FeatureNorm if scored."""
     is_scored = any(block.results for block in blocks)
     figure = Figure(figsize=(max(6, 0.22 * len(blocks)), 4 if is_scored else 2.4))
@@ -64,12 +67,17 @@ def norm_ratio_by_depth(blocks: Sequence[Block]) -> Figure:
     panels[0].set_ylabel("NormRatio")
     for block in blocks:
         if block.is_selected:
-            panels[0].set_title(f"selected block: {block.name}")
+            panels[0].set_title(selected_by(block.name, criterion))
     if is_scored:
         draw_auroc(panels[1], blocks, color)
     panels[-1].set_xticks(depth, [block.name for block in blocks], rotation=45, ha="right")
     figure.align_ylabels()
     return figure
+
+
+def selected_by(block: str, criterion: str) -> str:
+    """Returns the title that names the selected block, and how it was selected if not as usual."""
+    return f"selected block: {block}" + (f", by {criterion}" if criterion != "NormRatio" else "")
 
 
 def draw_auroc(axes: Axes, blocks: Sequence[Block], color: Sequence[Color]) -> None:
@@ -184,10 +192,11 @@ def label_ends(axes: Axes, names: Sequence[str], ends: Array, colors: Sequence[C
 def figures_of(evidence: Evidence) -> dict[str, Callable[[], Figure]]:
     """Returns what draws each figure that the run has data for, by its name."""
     figures: dict[str, Callable[[], Figure]] = {}
+    by = evidence.criterion
     if evidence.history:
-        figures["norm_ratio_curves"] = partial(norm_ratio_curves, evidence.history)
+        figures["norm_ratio_curves"] = partial(norm_ratio_curves, evidence.history, by)
     if any(block.norm_ratio is not None for block in evidence.blocks):
-        figures["norm_ratio_by_depth"] = partial(norm_ratio_by_depth, evidence.blocks)
+        figures["norm_ratio_by_depth"] = partial(norm_ratio_by_depth, evidence.blocks, by)
     if sum(block.results is not None for block in evidence.blocks) > 1:
         figures["norm_by_depth"] = partial(norm_by_depth, evidence)
     if evidence.compared:

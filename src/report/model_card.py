@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from src.data.registry import known
 from src.records.columns import block_columns
 from src.records.literal import markdown_code, markdown_text, shell_word
-from src.report.blocks import Results
+from src.report.blocks import Results, criterion_of
 from src.report.page import described, set_rows
 
 TEMPLATES = Path(__file__).parent
@@ -86,8 +86,11 @@ def card(
     trained_on = config["data"]["train"].get("known")
     results: Results = metrics["detectors"]
     blocks = block_columns(results).values()
+    criterion, value = criterion_of(metrics)
     return environment.get_template("model_card.md.j2").render(
         metrics=metrics,
+        criterion=criterion,
+        value=value,
         config=config,
         command=without_places(first.removeprefix("# ")) if first.startswith("# ") else "",
         input={key: state[f"network.{key}"].flatten().tolist() for key in ("mean", "std")},

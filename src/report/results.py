@@ -21,7 +21,7 @@ from src.metrics.ood import ood_metrics
 from src.metrics.score_table import Scores
 from src.records.atomic import try_to_write
 from src.records.git_state import git_state
-from src.records.history import read_history, read_stability
+from src.records.history import read_history, read_selection, read_stability
 from src.records.literal import csv_cell
 from src.report.blocks import Results
 from src.report.drawing import drawn
@@ -53,6 +53,8 @@ class FinishedRun:
         pictures: Returns the images of a source; without it no image is shown.
         step: Number of training steps, at which the results are logged.
         is_complete: Whether the disk holds all earlier files of the run.
+        criterion: Criterion that selected the block.
+        value: Its value of each block, by depth; None if it is NormRatio.
     """
 
     run_dir: Path
@@ -67,6 +69,8 @@ class FinishedRun:
     pictures: Pictures | None = None
     step: int = 0
     is_complete: bool = True
+    criterion: str = "norm_ratio"
+    value: Mapping[str, float] | None = None
 
 
 def write_report(run: FinishedRun, loggers: Sequence[Logger] = ()) -> dict[str, Any]:
@@ -124,6 +128,7 @@ def metrics_of(run: FinishedRun, results: Results) -> dict[str, Any]:
         "network": run.network,
         "selected_block": run.selected_block,
         "norm_ratio": dict(run.norm_ratio),
+        "selection": how_selected(run),
         "selection_stability": read_stability(run.run_dir),
         "id_accuracy": None if math.isnan(accuracy) else accuracy,
         "counts": run.scores.counts,
@@ -133,6 +138,18 @@ def metrics_of(run: FinishedRun, results: Results) -> dict[str, Any]:
         "seconds": dict(run.seconds),
         "versions": versions(),
     }
+
+
+def how_selected(run: FinishedRun) -> dict[str, Any]:
+    """Returns criterion and values, and standard errors and ties if this run measured them."""
+    value = run.norm_ratio if run.value is None else run.value
+    if not value:
+        return {}
+    facts = {"criterion": run.criterion, "value": dict(value)}
+    written = read_selection(run.run_dir)
+    written.pop("epoch", None)
+    is_of_this = facts.items() <= written.items()  # not of older weights, if the disk was full
+    return written if is_of_this else facts
 
 
 def tell_order(scores: Scores, classes: Sequence[str]) -> None:

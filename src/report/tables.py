@@ -11,7 +11,7 @@ from rich.text import Text
 
 from src.network import Network
 from src.records.columns import detector_columns
-from src.report.blocks import blocks_of
+from src.report.blocks import blocks_of, criterion_of
 from src.report.results import METRICS
 
 
@@ -55,32 +55,46 @@ def cell(row: Mapping[str, float]) -> Text:
 def block_table(metrics: Mapping[str, Any]) -> Table:
     """Returns one row per block: NormRatio, and the results of its FeatureNorm in percent."""
     if len(metrics["counts"]) == 1:
-        return selection_table(metrics["norm_ratio"], metrics["selected_block"])
+        selected = metrics["selected_block"]
+        return selection_table(metrics["norm_ratio"], selected, *criterion_of(metrics))
+    criterion, _ = criterion_of(metrics)
+    measured = dict.fromkeys(("NormRatio", criterion))
     table = Table(
         box=SIMPLE_HEAD, caption="FeatureNorm of each block: mean over the OOD sets, percent"
     )
-    for column in ("block", "NormRatio", "AUROC", "FPR95 (ID pos.)", "FPR95 (OOD pos.)"):
+    for column in ("block", *measured, "AUROC", "FPR95 (ID pos.)", "FPR95 (OOD pos.)"):
         table.add_column(column, justify="left" if column == "block" else "right")
     for block in blocks_of(metrics):
         if block.results:
             average = block.results["average"]
             table.add_row(
                 f"{block.name} (selected)" if block.is_selected else block.name,
-                "" if block.norm_ratio is None else f"{block.norm_ratio:.4f}",
+                *(
+                    "" if each is None else f"{each:.4f}"
+                    for each in (block.norm_ratio, block.value)[: len(measured)]
+                ),
                 *(f"{100 * average[key]:.1f}" for key in METRICS[:3]),
                 style="bold" if block.is_selected else None,
             )
     return table
 
 
-def selection_table(norm_ratio: Mapping[str, float], selected_block: str | None) -> Table:
-    """Returns one row per block: its NormRatio, which needs no OOD image."""
-    table = Table("block", box=SIMPLE_HEAD, caption="NormRatio of each block")
-    table.add_column("NormRatio", justify="right")
-    for block, ratio in norm_ratio.items():
+def selection_table(
+    norm_ratio: Mapping[str, float],
+    selected_block: str | None,
+    criterion: str = "NormRatio",
+    value: Mapping[str, float] | None = None,
+) -> Table:
+    """Returns one row per block: NormRatio, and the criterion that selected if it is another."""
+    columns = {"NormRatio": norm_ratio} | ({} if value is None else {criterion: value})
+    table = Table("block", box=SIMPLE_HEAD, caption=f"{' and '.join(columns)} of each block")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for block in norm_ratio:
         selected = block == selected_block
         name = f"{block} (selected)" if selected else block
-        table.add_row(name, f"{ratio:.4f}", style="bold" if selected else None)
+        values = (f"{each[block]:.4f}" for each in columns.values())
+        table.add_row(name, *values, style="bold" if selected else None)
     return table
 
 

@@ -19,6 +19,7 @@ from src.network import Network
 from src.network.weights import check_finite
 from src.records.atomic import try_to_write
 from src.records.schema import plain
+from src.records.selection import CRITERIA
 from src.run.targets import nodes
 from src.run.upgrade import upgraded
 
@@ -175,7 +176,7 @@ def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None
     """Loads the weights and the selection of a checkpoint.
 
     Raises:
-        ValueError: If they belong to another network, or a NormRatio is no number.
+        ValueError: If they belong to another network, or a value of a block is no number.
     """
     try:
         classifier.load_state_dict(state)
@@ -186,14 +187,15 @@ def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None
             f"{path}, which is of another network ({first[:300]}); leave out net=, since a "
             "checkpoint brings its own"
         ) from None
-    network = classifier.network
-    broken = [block for block, ratio in network.norm_ratio.items() if not _is_ratio(ratio)]
-    if broken:
-        raise ValueError(
-            f"expected a NormRatio that is a number, got another in {broken[0]} of {path}; fetch "
-            "it again, or take an earlier checkpoint of that training"
-        )
+    for name, values in classifier.network.measured.items():
+        least = -sys.float_info.max if name == "paired_t" else 0
+        broken = [block for block, value in values.items() if not _is_number(value, least)]
+        if broken:
+            raise ValueError(
+                f"expected {CRITERIA[name]} that is a number, got another in {broken[0]} of "
+                f"{path}; fetch it again, or take an earlier checkpoint of that training"
+            )
 
 
-def _is_ratio(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= sys.float_info.max
+def _is_number(value: Any, least: float) -> bool:
+    return isinstance(value, int | float) and least <= value <= sys.float_info.max

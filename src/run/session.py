@@ -31,6 +31,7 @@ from src.network import Network
 from src.records.console import say, show
 from src.records.git_state import git_state
 from src.records.literal import override
+from src.records.selection import CRITERIA
 from src.report.media import log_selection
 from src.report.results import FinishedRun, write_report
 from src.report.tables import block_table, result_table, selection_table
@@ -122,7 +123,9 @@ def report_selection(cfg: DictConfig, trainer: L.Trainer, network: Network) -> N
     run_dir = Path(cfg.run_dir)
     log_selection(run_dir, trainer.loggers, trainer.global_step)
     if not cfg.benchmark:
-        show(selection_table(network.norm_ratio, network.selected), f"results in {run_dir}")
+        criterion = CRITERIA[network.criterion], network.measured[network.criterion]
+        table = selection_table(network.norm_ratio, network.selected, *criterion)
+        show(table, f"results in {run_dir}")
 
 
 def run_benchmark(
@@ -166,6 +169,8 @@ def report(
         pictures=data.pictures,
         step=trainer.global_step,
         is_complete=checkpoints.complete(),
+        criterion=benchmark.network.criterion,
+        value=benchmark.network.measured.get(benchmark.network.criterion),
     )
     metrics = write_report(run, trainer.loggers)
     show(result_table(metrics), block_table(metrics), f"results in {run_dir}")

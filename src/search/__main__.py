@@ -15,7 +15,7 @@ Objectives:
         enough on its own: an untrained VGG11 with 27 % accuracy has a NormRatio of 1.72, a
         ResNet18 with 87 % has 1.20 and detects OOD images far better (docs/results.md). Only
         trials whose accuracy is within `accuracy_slack` of the best accuracy are eligible.
-    margin: NormRatio of the selected block minus that of the second block, under the same
+    margin: NormRatio of the selected block minus the largest of the others, under the same
         condition. It measures how certain the selection is, not how well the block detects.
     accuracy: Accuracy on held-out ID images, the usual objective, for comparison.
 """

@@ -16,7 +16,7 @@ from src.records.atomic import held
 from src.records.console import say
 from src.records.history import read_history
 from src.records.literal import quoted
-from src.records.selection import margin, select
+from src.records.selection import margin
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """Results of a trial on ID images."""
 
     norm_ratio: float  # of the selected block
-    margin: float  # NormRatio of the selected block minus that of the second
+    margin: float  # NormRatio of the selected block minus the largest of the others
     accuracy: float  # on held-out ID images
     selected_block: str
 
@@ -46,9 +46,9 @@ def read_outcome(run_dir: Path) -> Outcome:
             f"expected NormRatio and val/accuracy of each epoch, got {run_dir} without "
             "them; search with a selection and without removing the CSV logger"
         )
-    ratio = history.ratio[-1]
-    selected, accuracy = int(select(ratio)), float(accuracies[-1]["val/accuracy"])
-    return Outcome(float(ratio[selected]), float(margin(ratio)), accuracy, history.block[selected])
+    ratio, selected = history.ratio[-1], int(history.selected[-1])
+    accuracy, lead = float(accuracies[-1]["val/accuracy"]), float(margin(ratio, selected))
+    return Outcome(float(ratio[selected]), lead, accuracy, history.block[selected])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -1,10 +1,12 @@
 """Laws of the jigsaw puzzles."""
 
+from copy import copy
+
 import pytest
 import torch
 from torch import Tensor
 
-from src.data.pseudo_ood import Jigsaw
+from src.data.pseudo_ood import Jigsaw, Jigsaws
 
 SHAPES = [(3, 32, 32), (1, 9, 9), (3, 10, 17), (2, 23, 8)]
 
@@ -143,3 +145,38 @@ def test_the_global_random_state_is_not_touched() -> None:
 def test_the_repr_names_every_argument() -> None:
     text = "Jigsaw(grid=4, border='keep', identity=False, seed=7)"
     assert repr(eval(text)) == text
+
+
+def test_each_image_is_cut_by_one_of_several_grids() -> None:
+    image, index = torch.rand(3000, 1, 12, 12), torch.arange(3000) * 7
+    several = Jigsaws((2, 3, 4), border="keep", identity=False, seed=4)
+    puzzle, singles = (
+        several(image, index),
+        [Jigsaw(grid, border="keep", identity=False, seed=4)(image, index) for grid in (2, 3, 4)],
+    )
+    of = torch.stack([(puzzle == each).flatten(1).all(dim=1) for each in singles])
+    assert (of.sum(dim=0) == 1).all()
+    assert ((of.sum(dim=1) - 1000.0) ** 2 / 1000).sum() < 2 + 6 * 4**0.5  # about equally often
+
+
+def test_the_grid_of_an_image_is_a_function_of_seed_and_index_alone() -> None:
+    image, index = torch.rand(50, 3, 12, 12), torch.arange(50) * 11
+    several = Jigsaws((2, 3, 4), seed=4)
+    whole = several(image, index)
+    shuffle = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    assert several(image[shuffle], index[shuffle]).equal(whole[shuffle])
+    other = copy(several)
+    other.seed = 5
+    assert not other(image, index).equal(whole)
+    assert other(image, index).equal(Jigsaws((2, 3, 4), seed=5)(image, index))
+    assert Jigsaws([3], seed=4)(image, index).equal(Jigsaw(3, seed=4)(image, index))
+
+
+def test_grids_that_cannot_be_cut_are_refused() -> None:
+    assert Jigsaws((2, 6)).smallest == 6
+    with pytest.raises(ValueError, match="at least one grid, got none"):
+        Jigsaws(())
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        Jigsaws((3, 1))
+    with pytest.raises(ValueError, match="at most 4 for images of 4x4, got 6"):
+        Jigsaws((2, 6))(torch.rand(1, 1, 4, 4), torch.arange(1))

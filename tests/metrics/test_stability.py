@@ -140,7 +140,9 @@ def test_it_adds_one_forward_per_seed_in_the_last_epoch_only(run: Run) -> None:
 
 def test_it_lies_beside_the_history(run: Run, folder: Path) -> None:
     path = folder / "sub" / "selection_stability.json"
-    assert sorted(each.name for each in path.parent.iterdir()) == ["norm_ratio.csv", path.name]
+    assert sorted(each.name for each in path.parent.iterdir()) == [
+        "norm_ratio.csv", "selection.json", path.name,
+    ]  # fmt: skip
     found = json.loads(path.read_text())
     assert found == selection_of(run).stability
     assert found["epoch"] == EPOCHS - 1
@@ -189,7 +191,8 @@ def test_it_is_off_where_it_is_not_asked_for(tmp_path: Path) -> None:
     selection = BlockSelection(Jigsaw(), history=True)
     Run(selection, default_root_dir=tmp_path)("validate")
     assert selection.stability == {}
-    assert [path.name for path in tmp_path.iterdir()] == ["norm_ratio.csv"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["norm_ratio.csv", "selection.json"]
     with pytest.raises(ValueError, match="of at least 0, got 0 and -1; 0 turns them off"):
         BlockSelection(Jigsaw(), stability_seeds=-1)
 

@@ -337,6 +337,29 @@ def test_a_selection_among_other_blocks_is_refused(
     assert other.selected is None
 
 
+def test_a_selection_by_another_criterion_travels_with_the_state(network: Network) -> None:
+    deeper = {block: float(depth) for depth, block in enumerate(BLOCKS)}
+    shallower = {block: -float(depth) for depth, block in enumerate(BLOCKS)}
+    network.measured = {"norm_ratio": deeper, "paired_t": shallower}
+    assert (network.criterion, network.selected) == ("paired_t", BLOCKS[0])
+    other = Network(resnet(), BLOCKS, image_shape=SHAPE)
+    other.load_state_dict(network.state_dict())
+    assert (other.measured, other.selected) == (network.measured, BLOCKS[0])
+    other.norm_ratio = deeper  # then it is the paper's rule again, and so is what is saved
+    assert (other.criterion, other.selected) == ("norm_ratio", BLOCKS[-1])
+    assert other.get_extra_state() == deeper
+
+
+@pytest.mark.parametrize("name", ["paired_t", "d_prime"])
+def test_a_selection_without_norm_ratio_or_by_an_unknown_criterion_is_refused(
+    name: str, network: Network
+) -> None:
+    value = dict.fromkeys(BLOCKS, 1.0)
+    names = ("auroc", name) if name == "paired_t" else ("norm_ratio", name)
+    with pytest.raises(ValueError, match=f"expected NormRatio and one of .*got .*{name}"):
+        network.set_extra_state(dict.fromkeys(names, value))
+
+
 def test_a_selection_is_in_execution_order_whatever_order_it_was_saved_in(
     network: Network,
 ) -> None:

@@ -29,6 +29,10 @@ METRICS: dict[str, Any] = {
         "sets": {"svhn": {"images": 5, "skipped": 0, "view": "as it comes", "sha256": "0"}},
     },
     "detectors": dict.fromkeys(("featurenorm", "featurenorm@a", "featurenorm@b"), COLUMNS),
+    "selection": {
+        "criterion": "paired_t", "value": {"a": 0.1, "b": 0.2},
+        "standard_error": {"a": 0.1, "b": 0.1}, "tied": ["b", "a"],
+    },
     "selection_stability": {
         "bootstrap": {
             "replicates": 9, "share": {"a": 0.1, "b": 0.9}, "standard_error": {"a": 0.1, "b": 0.1},

@@ -12,12 +12,14 @@ import torch
 import yaml
 from PIL import Image
 from playwright.sync_api import Browser, Page
+from rich.console import Console
 
 from src.metrics.score_table import Scores
 from src.report.__main__ import main
 from src.report.blocks import blocks_of, selection_of
 from src.report.page import detector_rows, duration, write_page
 from src.report.results import FinishedRun, write_report
+from src.report.tables import block_table
 from tests.fakes import PageReader
 
 # long names leave a panel of `score_histograms` no room; the page is what is looked at here
@@ -264,6 +266,34 @@ def test_a_page_of_an_older_run_leaves_out_what_it_did_not_measure(tmp_path: Pat
     assert "by a margin of 0.2000" in words
     for absent in ("Over images", "Over puzzles", "hindsight"):
         assert absent not in words
+
+
+def test_a_page_names_the_criterion_that_selected_and_a_tie(tmp_path: Path) -> None:
+    value = dict(zip(BLOCKS, (0.31, 0.2, 0.3), strict=True))
+    said = {
+        "criterion": "paired_t", "value": value, "standard_error": dict.fromkeys(BLOCKS, 0.0456),
+        "tied": ["layer1.0", "layer3.0"],
+    }  # fmt: skip
+    (tmp_path / "selection.json").write_text(json.dumps({"epoch": 2, **said}))
+    names = tuple(f"featurenorm@{block}" for block in BLOCKS)
+    facts = {"selected_block": "layer1.0", "norm_ratio": NORM_RATIO, "criterion": "paired_t"}
+    page_of(tmp_path, scores_of(names, ("id", "noise")), value=value, **facts)
+    words = read(tmp_path).words
+    assert "layer1.0 has the largest paired T of 3 blocks, 0.3100" in words
+    assert "layer3.0 comes next, by a margin of 0.0100. The two are tied" in words
+    assert "0.3100 ± 0.0456" in words
+    assert f"{NORM_RATIO['layer1.0']:.4f}" in words  # the paper's curve stays
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["selection"] == said
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(block_table(metrics))
+    assert "paired T" in shown.get()
+    # of older weights: a file that could not be written again on a full disk
+    page_of(tmp_path, scores_of(names, ("id", "noise")), value=value | {"layer1.0": 0.4}, **facts)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["selection"] == {"criterion": "paired_t", "value": value | {"layer1.0": 0.4}}
+    assert "tied" not in read(tmp_path).words
 
 
 def test_hindsight_is_the_gap_to_the_best_block() -> None:

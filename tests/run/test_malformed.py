@@ -72,6 +72,9 @@ def cases() -> dict[str, tuple[tuple[Any, ...], Any]]:
         ("state_dict", SELECTION): [
             [1], "x", {"1": float("nan")}, {"1": float("inf")}, {"1": "x"}, {"2": 1.0},
             {"1": -1.0}, {"1": 10**400}, {"1": {}}, torch.zeros(2),
+            {"norm_ratio": {"1": 1.0}, "paired_t": {"1": float("nan")}},
+            {"norm_ratio": {"1": 1.0}, "paired_t": {"2": 1.0}},
+            {"norm_ratio": {"1": 1.0}, "paired_t": 3}, {"norm_ratio": {"1": 1.0}, "x": {"1": 1.0}},
         ],
         ("format",): ["x", -1, 10**9, 1.5, [], {}, True],
     }  # fmt: skip

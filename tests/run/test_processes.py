@@ -79,6 +79,22 @@ def test_processes_that_lightning_starts_score_and_select_as_one_does(
     assert second == pytest.approx(first, rel=1e-12)
 
 
+def test_another_criterion_selects_as_one_process_does(
+    finished_run: Path, tmp_path: Path, process: Callable[..., Any]
+) -> None:
+    said = []
+    for trainer in ("default", "ddp_cpu"):
+        done = process(
+            *("src.evaluate", f"checkpoint={finished_run / 'checkpoints/last.ckpt'}"),
+            *(f"trainer={trainer}", "selection=paired_t", "benchmark=false"),
+            f"hydra.run.dir={tmp_path / trainer}",
+        )
+        assert done.returncode == 0, done.stderr
+        names = ("selection.json", "selection_stability.json")
+        said.append([json.loads((tmp_path / trainer / name).read_text()) for name in names])
+    assert said[0] == said[1]  # each bit: all of it is computed from the norms of all images
+
+
 @pytest.mark.parametrize("mishap", ["death", "standstill"])
 def test_a_process_that_dies_or_is_stuck_ends_the_run(
     mishap: str, user: dict[str, str], tmp_path: Path

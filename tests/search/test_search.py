@@ -52,6 +52,14 @@ def test_of_equal_ratios_the_deeper_block_is_the_outcome(tmp_path: Path) -> None
     assert read_outcome(tmp_path / "run") == Outcome(1.5, 0.0, 0.9, "block2")
 
 
+def test_a_block_selected_by_another_criterion_is_the_outcome(tmp_path: Path) -> None:
+    leave_trial(tmp_path / "run", [[1.5, 1.0, 1.2]], [0.9])
+    means = {name: [1.5, 1.0, 1.2] for name in ("norm_id", "norm_pseudo_ood", "ratio")}
+    HistoryWriter(tmp_path / "run").add(0, ["block0", "block1", "block2"], means, "block2")
+    outcome = read_outcome(tmp_path / "run")
+    assert outcome == Outcome(1.2, pytest.approx(-0.3), 0.9, "block2")
+
+
 def test_results_on_ood_images_are_not_looked_at(tmp_path: Path) -> None:
     leave_trial(tmp_path / "run", [[1.0, 1.2]], [0.5])
     before = read_outcome(tmp_path / "run")
