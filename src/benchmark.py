@@ -198,7 +198,7 @@ class Benchmark(L.LightningModule):
             ValueError: If a detector needs more.
         """
         for name, detector in self.columns.items():
-            fewest = detector.fewest_images(self.network) if detector.is_fitted_on_data else 0
+            fewest = detector.fewest_images(self.network)
             if detector.fit_on == part and images < fewest:
                 raise ValueError(
                     f"expected at least {fewest} ID {part} images to fit {name}, got {images}; "

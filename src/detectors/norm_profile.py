@@ -104,7 +104,7 @@ class NormProfile(BlocksDetector):
 
     def fewest_images(self, network: Network) -> int:
         """Returns one more than there are weights."""
-        return len(self.statistics) * len(self.blocks_of(network)) + self.energy + 1
+        return len(self.statistics) * len(self.blocks or network.blocks) + self.energy + 1
 
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
         """Returns every block with the reader of its mean activation, if it is read."""
