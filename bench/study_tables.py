@@ -1,7 +1,9 @@
-"""Tables of the studies of single runs: 12 epochs, every detector, architectures, ImageNet.
+"""Tables of the quickstart and of the studies: 12 epochs, every detector, architectures, ImageNet.
 
 Nothing here is a command: `python -m bench.pages` writes these tables into the documentation.
 """
+
+from statistics import mean
 
 from bench.cifar10_tables import RESULTS, table
 from src.compare.runs import METRICS, Run
@@ -19,6 +21,7 @@ ARCHITECTURES = (
     "SwinTransformer",
     "VisionTransformer",
 )
+QUICKSTART = [Run(RESULTS / f"quickstart/seed{seed}.json") for seed in range(5)]
 EARLIER = Run(RESULTS / "resnet18_cifar10_short.json")
 EVERY_DETECTOR = Run(RESULTS / "resnet18_cifar10_short_all.json")
 EFFICIENTNET = Run(RESULTS / "efficientnet_lite0_imagenet.json")
@@ -34,6 +37,32 @@ def percent(
 def selected(run: Run, block: str) -> str:
     """Returns the name of a block, marked if it is the selected one."""
     return f"`{block}`{' (selected)' if block == run.metrics['selected_block'] else ''}"
+
+
+def quickstart_seeds() -> str:
+    """Accuracy and selected block of each seed, average AUROC / FPR95; the best AUROC is bold."""
+    names, body = QUICKSTART[0].detectors, []
+    for seed, run in enumerate(QUICKSTART):
+        line = [seed, f"{100 * (run.accuracy or 0):.1f}", f"`{run.metrics['selected_block']}`"]
+        best = max(names, key=lambda name: run.results[name]["average"]["auroc"])
+        for name in names:
+            bold = "**" if name == best else ""
+            auroc, fpr95 = percent(run, name), percent(run, name, metric=METRICS[1])
+            line.append(f"{bold}{auroc}{bold} / {fpr95}")
+        body.append(line)
+    return table(["seed", "accuracy", "block", *(f"`{name}`" for name in names)], body)
+
+
+def quickstart_sets() -> str:
+    """AUROC of each OOD set and average: mean of the seeds, and the lowest and highest."""
+    body = []
+    for name in QUICKSTART[0].detectors:
+        line = [f"`{name}`"]
+        for source in QUICKSTART[0].results[name]:
+            auroc = [100 * run.results[name][source]["auroc"] for run in QUICKSTART]
+            line.append(f"{mean(auroc):.1f} ({min(auroc):.1f} to {max(auroc):.1f})")
+        body.append(line)
+    return table(["detector", *QUICKSTART[0].results["msp"]], body)
 
 
 def earlier_blocks() -> str:
@@ -148,6 +177,8 @@ def efficientnet_blocks() -> str:
 
 
 TABLES = {
+    "quickstart-seeds": quickstart_seeds,
+    "quickstart-sets": quickstart_sets,
     "earlier-blocks": earlier_blocks,
     "earlier-detectors": earlier_detectors,
     "every-detector": every_detector,

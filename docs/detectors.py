@@ -115,7 +115,8 @@ def runs_again(detector: Detector) -> bool:
     for each in nested(detector):
         text = sections(type(each)).get("Extra passes")
         argument = re.match("With `(.+?)`", text or "")
-        if text and (argument is None or getattr(each, argument[1])):
+        while_fitting = text is not None and text.startswith("While fitting")
+        if text and not while_fitting and (argument is None or getattr(each, argument[1])):
             return True
     return False
 

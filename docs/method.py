@@ -6,6 +6,7 @@ The committed figure comes from `OMP_NUM_THREADS=1 python -m src.train`.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
+from src.data.datasets import spread
 from src.metrics import Scores
 from src.records.columns import chosen_column
 from src.records.history import History, read_history
@@ -31,7 +33,8 @@ def shown_images(run_dir: Path, history: History) -> list[list[Any]]:
     """Returns title, pixels, mean feature map and norm of an ID image and of its puzzle."""
     network = load_network(f"{run_dir}/checkpoints/last.ckpt")
     block, config = history.block[history.selected[-1]], OmegaConf.load(run_dir / "config.yaml")
-    batch = instantiate(config.data.test).load()[torch.arange(200)]
+    images = instantiate(config.data.test).load()
+    batch = images[spread(len(images), 200)]  # of all classes
     image = batch.image.float() / 255
     puzzle = instantiate(config.selection.pseudo_ood)(image, batch.index)
     with torch.no_grad():
@@ -111,4 +114,4 @@ def method(run_dir: Path) -> Figure:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser("python -m docs.method", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="Directory of a finished run.")
-    save_figure(FIGURE, method(parser.parse_args().run_dir))
+    save_figure(FIGURE, partial(method, parser.parse_args().run_dir))

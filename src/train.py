@@ -1,6 +1,6 @@
 """Train a classifier, select its block, benchmark it.
 
-python -m src.train                                         quickstart: about a minute on a CPU
+python -m src.train                                         quickstart: less than a minute on a CPU
 python -m src.train experiment=resnet18_cifar10             the paper's first row
 python -m src.train -m experiment=resnet18_cifar10,vgg11_cifar10 seed=0,1,2
 python -m src.train -m experiment=cifar10_brief sweep=architectures     a sweep by its name

@@ -3,3 +3,4 @@
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
+TINY = ("data=digits", "net=resnet18_digits")  # a third of the quickstart's images, and smaller

@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -202,7 +202,7 @@ def forked(user: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 def finished_run(
     process: Process, tmp_path_factory: pytest.TempPathFactory, worker_id: str
 ) -> Path:
-    """The run directory of a quickstart of two epochs. Read it, leave it as it is."""
+    """The run directory of two epochs on tiny images. Read it, leave it as it is."""
     folder = tmp_path_factory.getbasetemp()
     if worker_id != "master":  # one run for all workers of pytest-xdist
         folder = folder.parent
@@ -210,7 +210,7 @@ def finished_run(
     with FileLock(folder / "finished.lock"):
         if not (run_dir / "metrics.json").exists():
             arguments = ("trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run_dir}")
-            done = process("src.train", *arguments)
+            done = process("src.train", *TINY, *arguments)
             assert done.returncode == 0, done.stderr
     return run_dir
 

@@ -15,7 +15,7 @@ import pytest
 
 from src.data import ImageFolder
 from src.data.verify import contents
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 
 HYDRA = ("src.train", "src.evaluate", "src.data")
 OTHERS = ("src.compare", "src.search", "src.report", "src.release")
@@ -92,7 +92,8 @@ class Watched:
 
 RATE = r"(\?| *[\d.]+)( batches/s|s/ batches)"  # the latter where one takes over a second
 RUN = (
-    *("src.train", "trainer.max_epochs=2", "data.train.classes=[0,1]", "data.test.classes=[0,1]"),
+    *("src.train", *TINY, "trainer.max_epochs=2"),
+    *("data.train.classes=[0,1]", "data.test.classes=[0,1]"),
     *("net.net.num_classes=2", "data.validation_size=50", "data.ood.noise.count=30"),
     *("data.ood.photographs.count=30", "data.batch_size=25"),
     *("selection.bootstrap=0", "selection.stability_seeds=0"),

@@ -18,7 +18,10 @@ from tests.loggers.wandb_records import inspect
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
 COUNTS = {"id": 251, "digits_7_to_9": 533, "photographs": 500, "noise": 500}
-DETECTORS = {"featurenorm", "msp", "maxlogit", "energy", *(f"featurenorm@{b}" for b in BLOCKS)}
+DETECTORS = {
+    *("featurenorm", "norm_profile", "msp", "maxlogit", "energy"),
+    *(f"featurenorm@{block}" for block in BLOCKS),
+}
 METRICS = {"auroc", "fpr95_id_pos", "fpr95_ood_pos", "aupr_in", "aupr_out", "detection_error"}
 FIGURES = (
     "norm_ratio_curves",
@@ -114,7 +117,9 @@ def test_metrics_json_holds_what_it_promises(finished_run: Path) -> None:
     metrics = metrics_of(finished_run)
     assert (metrics["experiment"], metrics["network"]) == ("quickstart", "ResNet")
     assert metrics["counts"] == COUNTS
-    assert metrics["forward_passes"] == sum(-(-count // 100) for count in COUNTS.values())
+    held_out = 200
+    passes = sum(-(-count // 100) for count in (*COUNTS.values(), held_out))
+    assert metrics["forward_passes"] == passes
     assert metrics["seconds"].keys() == {"train", "benchmark"}
     assert torch.__version__.startswith(metrics["versions"]["torch"])
     assert metrics["detectors"].keys() == DETECTORS

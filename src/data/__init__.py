@@ -10,7 +10,7 @@ from src.records.lazy import exports
 if TYPE_CHECKING:
     from src.data.datamodule import ImageData
     from src.data.datasets import Batch, ImageSet, PictureSource, Source, StoredImages
-    from src.data.digits import Digits, Noise, Photographs
+    from src.data.digits import Digits, Letters, MNIST5k, Noise, Photographs
     from src.data.folders import ImageFolder
     from src.data.libraries import HuggingFace, Torchvision
     from src.data.lists import ImageList
@@ -27,6 +27,8 @@ __all__ = [
     "ImageFolder",
     "ImageList",
     "ImageSet",
+    "Letters",
+    "MNIST5k",
     "Noise",
     "Photographs",
     "PictureSource",
@@ -38,7 +40,7 @@ __all__ = [
 MODULES = {
     "datamodule": ("ImageData",),
     "datasets": ("Batch", "ImageSet", "PictureSource", "Source", "StoredImages"),
-    "digits": ("Digits", "Noise", "Photographs"),
+    "digits": ("Digits", "Letters", "MNIST5k", "Noise", "Photographs"),
     "folders": ("ImageFolder",),
     "libraries": ("HuggingFace", "Torchvision"),
     "lists": ("ImageList",),

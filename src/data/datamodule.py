@@ -115,14 +115,18 @@ class ImageData(L.LightningDataModule):
         """
         self.tested = tuple(names)
 
-    def batches(self, name: str) -> int:
-        """Returns the number of batches, per process, of a set or part in evaluation order."""
+    def images(self, name: str) -> int:
+        """Returns the number of images of a decoded set or part."""
         images: int = self.sets["train" if name in PARTS else name]["images"]
         if name in PARTS:
             held_out = self.validation_size
             images = held_out if name == "validation" else images - held_out
+        return images
+
+    def batches(self, name: str) -> int:
+        """Returns the number of batches, per process, of a set or part in evaluation order."""
         processes = self.trainer.world_size if self.trainer else 1
-        return -(-images // (self.eval_batch_size * processes))
+        return -(-self.images(name) // (self.eval_batch_size * processes))
 
     def check_network(self, num_classes: int, image_shape: Sequence[int]) -> None:
         """Refuses a network with another number of classes, and `setup` images of another shape.

@@ -98,6 +98,10 @@ class NormProfile(BlocksDetector):
                 f"{', '.join(self.pool)}, which need more; choose smaller ones"
             )
 
+    def fewest_images(self, network: Network) -> int:
+        """Returns one more than there are weights."""
+        return len(self.statistics) * len(self.blocks or network.blocks) + self.energy + 1
+
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
         """Returns every block with the reader of its mean activation, if it is read."""
         if "mean" not in self.statistics:

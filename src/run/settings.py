@@ -180,7 +180,8 @@ class Loaders(L.Callback):
         """Checks every stage that is to come.
 
         Raises:
-            ValueError: If a stage has no batch, or a validation would never come.
+            ValueError: If a stage has no batch, a validation would never come, or a detector would
+                be fitted on too few images.
         """
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
@@ -195,7 +196,10 @@ class Loaders(L.Callback):
         if stage in ("fit", "validate"):
             left(trainer, "limit_val_batches", len(data.val_dataloader()))
         for name in self.benchmark.loaders if self.benchmark else ():
-            left(trainer, "limit_test_batches", data.batches(name), f" of {name!r}")
+            batches = left(trainer, "limit_test_batches", data.batches(name), f" of {name!r}")
+            if name in self.benchmark.fit_on:
+                at_most = batches * data.eval_batch_size * trainer.world_size
+                self.benchmark.check_images(name, min(at_most, data.images(name)))
 
 
 def left(trainer: L.Trainer, name: str, batches: int, of: str = "") -> int:

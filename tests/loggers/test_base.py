@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from src.loggers import Dispensable, finish, needs
 from src.run.targets import packages_of
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 
 
 def documented(path: Path) -> Any:
@@ -30,7 +30,7 @@ def test_the_documented_logger_of_a_run_receives_values_and_results(
     monkeypatch.syspath_prepend(str(tmp_path))
     run = tmp_path / "run"
     command(
-        *("src.train", "trainer.max_epochs=1", "+trainer.limit_train_batches=2"),
+        *("src.train", *TINY, "trainer.max_epochs=1", "+trainer.limit_train_batches=2"),
         *("~data.ood.photographs", f"hydra.run.dir={run}"),
         '+logger.json_lines={_target_: mine.JSONLines, path: "${run_dir}/metrics.jsonl"}',
     )

@@ -20,6 +20,7 @@ from PIL import Image
 
 from src.loggers import Lines, Media, TensorBoardLogger, mlflow_logger
 from src.records.git_state import git_state
+from tests import TINY
 from tests.loggers.wandb_records import inspect
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -38,8 +39,9 @@ def run(
 ) -> Path:
     sweep = tmp_path_factory.mktemp("logs") / "my_sweep"
     done = process(
-        *("src.train", "-m", "seed=3", "trainer.max_epochs=2", "+trainer.limit_train_batches=3"),
-        *("~data.ood.photographs", "logger=[wandb,tensorboard,mlflow]"),
+        *("src.train", "-m", "seed=3", *TINY, "trainer.max_epochs=2"),
+        *("+trainer.limit_train_batches=3", "~data.ood.photographs"),
+        "logger=[wandb,tensorboard,mlflow]",
         *("logger.wandb.log_checkpoint=true", "logger.mlflow.log_checkpoint=true"),
         f"hydra.sweep.dir={sweep}",
     )

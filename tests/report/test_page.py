@@ -20,10 +20,12 @@ from src.report.blocks import blocks_of, selection_of
 from src.report.page import detector_rows, duration, write_page
 from src.report.results import FinishedRun, write_report
 from src.report.tables import block_table
+from tests import TINY
 from tests.fakes import PageReader
 
 # long names leave a panel of `score_histograms` no room; the page is what is looked at here
 pytestmark = pytest.mark.filterwarnings("ignore:constrained_layout not applied:UserWarning")
+COMMAND = f"python -m src.train {' '.join(TINY)} trainer.max_epochs=2 logger=wandb"
 SCRIPT, AMPERSAND = "<script>alert(1)</script>", 'a & "b" $x'
 BLOCKS = ("layer1.0", "layer2.0", "layer3.0")
 NORM_RATIO = {"layer1.0": 0.97, "layer2.0": 1.3, "layer3.0": 1.1}
@@ -123,7 +125,7 @@ def test_the_page_of_a_real_run_says_what_its_files_say(finished_run: Path) -> N
     for text in (*metrics["counts"], "Over epochs:", "Over images:", "Over puzzles:"):
         assert text in words
     assert "In hindsight, with the OOD images that the selection must not use" in words
-    assert "python -m src.train trainer.max_epochs=2 logger=wandb" in words
+    assert COMMAND in words
     assert "200 of the training images are held out" in words
     images = [attributes for tag, attributes in read(finished_run).elements if tag == "img"]
     assert len(images) == 6
@@ -341,7 +343,7 @@ def test_the_pictures_are_those_of_the_lowest_and_the_highest_scores(tmp_path: P
 
 def test_the_configuration_begins_with_its_command(finished_run: Path) -> None:
     text = (finished_run / "config.yaml").read_text()
-    assert text.startswith("# python -m src.train trainer.max_epochs=2 logger=wandb\n")
+    assert text.startswith(f"# {COMMAND}\n")
     assert yaml.safe_load(text)["seed"] == 0
 
 

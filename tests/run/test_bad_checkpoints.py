@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import TINY
 from tests.fakes import Harmful
 
 pytestmark = pytest.mark.slow  # each case goes through all of a command
@@ -322,7 +323,7 @@ def test_a_loss_that_is_nan_ends_the_training_and_names_the_images(
     run = tmp_path / "run"
     with pytest.raises(FloatingPointError, match=r"NaN or infinity in epoch 0; .*nan_loss.json"):
         command(
-            "src.train", "optim.optimizer.lr=1e30", "optim.scheduler.max_lr=1e30",
+            "src.train", *TINY, "optim.optimizer.lr=1e30", "optim.scheduler.max_lr=1e30",
             f"hydra.run.dir={run}",
         )  # fmt: skip
     found = json.loads((run / "nan_loss.json").read_text())

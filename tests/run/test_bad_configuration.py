@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import TINY
+
 pytestmark = pytest.mark.slow  # each case goes through all of a command
 Refused = Callable[..., str]
 
@@ -188,6 +190,14 @@ BENCHMARKS = {
         ["selection=none"],
         ["no block selected; train with BlockSelection", "or set at: <block>"],
     ),
+    "fewer held-out images than a detector has weights": (
+        ["data.validation_size=17"],
+        ["expected at least 18 ID validation images to fit norm_profile, got 17", "raise data."],
+    ),
+    "fewer batches than a detector needs": (
+        ["+trainer.limit_test_batches=1", "data.eval_batch_size=9"],
+        ["to fit norm_profile, got 9", "leave it out: ~detectors.norm_profile"],
+    ),
     "jigsaw finer than the image": (
         ["selection.pseudo_ood.grid=40"],
         ["expected a jigsaw grid of at most 24", "got 40; lower grid"],
@@ -218,8 +228,11 @@ BENCHMARKS = {
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        pytest.param(*case, id=name)
-        for name, case in (NAMES | NUMBERS | NETWORKS | BENCHMARKS).items()
+        *[pytest.param(*case, id=name) for name, case in NAMES.items()],
+        *[
+            pytest.param([*TINY, *arguments], says, id=name)
+            for name, (arguments, says) in (NUMBERS | NETWORKS | BENCHMARKS).items()
+        ],
     ],
 )
 def test_a_bad_configuration_is_refused(

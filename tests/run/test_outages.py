@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import TINY
 from tests.run.wandb_server import wandb_server
 
 pytestmark = pytest.mark.slow
 SHORT = (
-    *("trainer.max_epochs=2", "+trainer.limit_train_batches=5"),
+    *(*TINY, "trainer.max_epochs=2", "+trainer.limit_train_batches=5"),
     *("~data.ood.photographs", "data.ood.noise.count=40"),
     *("selection.bootstrap=0", "selection.stability_seeds=0"),
 )
@@ -86,5 +87,5 @@ def test_a_training_without_benchmark_that_could_not_be_saved_is_an_error(
 ) -> None:
     run = small_disk("1m") / "run"
     with pytest.raises(OSError, match=f"expected room for the checkpoints in {run}, got none"):
-        command("src.train", *SHORT[:1], "benchmark=false", f"hydra.run.dir={run}")
+        command("src.train", *SHORT[:3], "benchmark=false", f"hydra.run.dir={run}")
     assert "layer4.1" in (run / "norm_ratio.csv").read_text()

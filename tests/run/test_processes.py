@@ -18,7 +18,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 
 pytestmark = [pytest.mark.ddp, pytest.mark.slow]
 
@@ -44,7 +44,7 @@ def test_torchrun_trains_one_run_whose_scores_one_process_repeats(
     runs = tmp_path / "runs"
     done = process(
         *("torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "src.train"),
-        *("trainer=ddp_cpu", "trainer.max_epochs=1", "data.eval_batch_size=64"),
+        *(*TINY, "trainer=ddp_cpu", "trainer.max_epochs=1", "data.eval_batch_size=64"),
         f"hydra.run.dir={runs}/${{oc.env:RANK}}",  # as if they had started in different seconds
     )
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,7 @@ def test_a_process_that_dies_or_is_stuck_ends_the_run(
     mishap: str, user: dict[str, str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    arguments = ["trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={run}"]
+    arguments = [*TINY, "trainer=ddp_cpu", "trainer.max_epochs=2", f"hydra.run.dir={run}"]
     said = tmp_path / "said"
     with (
         said.open("w") as output,
@@ -134,8 +134,8 @@ def test_tasks_of_slurm_train_one_run_whose_scores_one_process_repeats(
 ) -> None:
     run = tmp_path / "run"
     done = subprocess.run(
-        ["srun", "--ntasks-per-node=2", sys.executable, "-m", "src.train", "trainer=ddp_cpu",
-         "trainer.max_epochs=1", f"hydra.run.dir={run}"],
+        ["srun", "--ntasks-per-node=2", sys.executable, "-m", "src.train", *TINY,
+         "trainer=ddp_cpu", "trainer.max_epochs=1", f"hydra.run.dir={run}"],
         cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -162,7 +162,7 @@ def test_a_sweep_of_one_process_runs_gives_each_job_a_run_of_its_own(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     command(
-        *("src.train", "-m", "seed=0,1", "trainer.max_epochs=1", "logger=wandb"),
+        *("src.train", "-m", "seed=0,1", *TINY, "trainer.max_epochs=1", "logger=wandb"),
         *("+trainer.limit_train_batches=5", "~data.ood.photographs", "~data.ood.noise"),
         f"hydra.sweep.dir={tmp_path}",
     )

@@ -19,8 +19,12 @@ from src.data import Batch, BatchSampler, ImageData, ImageFolder
 from src.loggers import CSVLogger
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.trainer import callbacks
+from tests import TINY
 
-SHORT = ("trainer.max_epochs=2", "+trainer.limit_train_batches=3", "~data.ood.photographs")
+SHORT = (
+    *(*TINY, "trainer.max_epochs=2", "+trainer.limit_train_batches=3"),
+    "~data.ood.photographs",
+)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -39,7 +43,7 @@ def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
-    begin = ["trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run}"]
+    begin = [*TINY, "trainer.max_epochs=2", "logger=wandb", f"hydra.run.dir={run}"]
     resume = [f"resume={run}", f"hydra.run.dir={tmp_path / 'command'}"]
     for moment in MOMENTS:
         killed = forked("tests.run.mishap", moment, *(resume if run.exists() else begin))
@@ -76,8 +80,9 @@ def test_a_run_that_was_killed_at_every_stage_ends_as_one_that_was_left_alone(
 
 
 QUICK = (
-    *("trainer.max_epochs=2", "+trainer.limit_train_batches=5", "~data.ood.photographs"),
-    *("data.ood.noise.count=40", "selection.bootstrap=0", "selection.stability_seeds=0"),
+    *(*TINY, "trainer.max_epochs=2", "+trainer.limit_train_batches=5"),
+    *("~data.ood.photographs", "data.ood.noise.count=40"),
+    *("selection.bootstrap=0", "selection.stability_seeds=0"),
 )
 
 

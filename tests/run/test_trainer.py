@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from src.run.settings import REFUSED
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 
 Command = Callable[..., None]
 Refused = Callable[..., str]
 
 SHORT = (
+    *TINY,
     "trainer.max_epochs=3",
     "+trainer.limit_train_batches=4",
     "~data.ood.photographs",

@@ -19,10 +19,10 @@ from src.records.selection import select
 from src.search.__main__ import DEFAULTS, OBJECTIVES, main
 from src.search.space import split
 from src.search.study import Outcome, best_trial, open_study, owned, read_outcome
-from tests import REPOSITORY
+from tests import REPOSITORY, TINY
 
 optuna = pytest.importorskip("optuna")
-SHORT = ("trainer.max_epochs=1", "+trainer.limit_train_batches=5")
+SHORT = (*TINY, "trainer.max_epochs=1", "+trainer.limit_train_batches=5")
 
 
 def leave_trial(folder: Path, ratios: list[list[float]], accuracy: list[float]) -> None:
