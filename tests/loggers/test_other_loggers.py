@@ -39,6 +39,8 @@ def run(
     sweep = tmp_path_factory.mktemp("logs") / "my_sweep"
     done = process(
         *("src.train", "-m", "seed=3", "trainer.max_epochs=2", "+trainer.limit_train_batches=3"),
+        "+detectors.weighed._target_=src.detectors.NormProfile",
+        "+detectors.weighed.pool.pixels._target_=src.data.distortions.PixelShuffle",
         *("~data.ood.photographs", "logger=[wandb,tensorboard,mlflow]"),
         *("logger.wandb.log_checkpoint=true", "logger.mlflow.log_checkpoint=true"),
         f"hydra.sweep.dir={sweep}",
@@ -58,6 +60,10 @@ def norm_ratios(run: Path) -> dict[tuple[str, int], float]:
     """(block, epoch) -> NormRatio."""
     with (run / "norm_ratio.csv").open(newline="") as file:
         return {(r["block"], int(r["epoch"])): float(r["ratio"]) for r in csv.DictReader(file)}
+
+
+def charts_of_weights(metrics: dict[str, Any]) -> set[str]:
+    return {f"block_weights/{name}" for name in metrics["block_weights"]}
 
 
 def test_the_commit_is_recorded(metrics: dict[str, Any]) -> None:
@@ -89,7 +95,7 @@ def test_weights_and_biases_has_curves_charts_and_samples(
     summary = json.loads(inspect(folder, "--summary"))
     assert summary["config"].get("git") == git_state()
     logged: dict[str, Any] = summary["summary"]
-    assert {f"{name}_table" for name in CHARTS} <= logged.keys()
+    assert {f"{name}_table" for name in CHARTS | charts_of_weights(metrics)} <= logged.keys()
     assert logged["ood/average/featurenorm/auroc"] == pytest.approx(
         metrics["detectors"]["featurenorm"]["average"]["auroc"]
     )
@@ -122,7 +128,7 @@ def test_tensorboard_has_curves_over_epochs_pictures_and_a_table_of_runs(
     figures = {f"figures/{path.stem}" for path in run.glob("figures/*.png")}
     roc = {f"roc/{source}" for source in SOURCES[1:]}
     samples = {f"samples/{source}/{end}" for source in SOURCES for end in ("lowest", "highest")}
-    assert pictures == figures | CHARTS | roc | samples
+    assert pictures == figures | CHARTS | charts_of_weights(metrics) | roc | samples
     assert {f"scores/{d}/{s}" for d in SHOWN for s in SOURCES} == set(tags["histograms"])
     name = "ood/average/featurenorm/auroc"
     expected = metrics["detectors"]["featurenorm"]["average"]["auroc"]
