@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 OVER_EPOCHS = (
     *("train/*", "val/*", "norm_ratio/*", "norm_id/*", "norm_pseudo_ood/*"),
-    *("selected_block", "norm_ratio_margin"),
+    *("selected_block", "norm_ratio_margin", "norm_profile/*"),
 )
 SILENT = "WANDB_ERROR_REPORTING", "false"  # else an offline run, too, reports to a server
 

@@ -41,6 +41,7 @@ def run(
         *("src.train", "-m", "seed=3", "trainer.max_epochs=2", "+trainer.limit_train_batches=3"),
         "+detectors.weighed._target_=src.detectors.NormProfile",
         "+detectors.weighed.pool.pixels._target_=src.data.distortions.PixelShuffle",
+        "+trainer/callbacks=profile_curves",
         *("~data.ood.photographs", "logger=[wandb,tensorboard,mlflow]"),
         *("logger.wandb.log_checkpoint=true", "logger.mlflow.log_checkpoint=true"),
         f"hydra.sweep.dir={sweep}",
@@ -90,6 +91,7 @@ def test_weights_and_biases_has_curves_charts_and_samples(
         name = block.replace(".", "_")
         assert epochs[epoch][f"norm_ratio/{name}"] == pytest.approx(ratio)
         quotient = epochs[epoch][f"norm_id/{name}"] / epochs[epoch][f"norm_pseudo_ood/{name}"]
+        assert f"norm_profile/norm/{name}" in epochs[epoch]
         assert quotient == pytest.approx(ratio, rel=0.2)  # a mean of ratios is not that of means
 
     summary = json.loads(inspect(folder, "--summary"))
@@ -123,6 +125,8 @@ def test_tensorboard_has_curves_over_epochs_pictures_and_a_table_of_runs(
     for (block, epoch), ratio in norm_ratios(run).items():
         curve = {event.step: event.value for event in events.Scalars(f"norm_ratio/{block}")}
         assert curve[epoch] == pytest.approx(ratio, rel=1e-6)
+        weights = events.Scalars(f"norm_profile/mean/{block}")
+        assert [event.step for event in weights] == [0, 1]
     tags = events.Tags()
     pictures = {tag.partition("/image")[0] for tag in tags["images"]}
     figures = {f"figures/{path.stem}" for path in run.glob("figures/*.png")}
