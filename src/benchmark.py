@@ -97,6 +97,12 @@ class Benchmark(L.LightningModule):
         return self.passes.total()
 
     @property
+    def block_weights(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Column -> block -> input -> weight, of the fitted detectors that weigh blocks."""
+        found = {name: d.block_weights(self.network) for name, d in self.columns.items()}
+        return {name: weights for name, weights in found.items() if weights}
+
+    @property
     def loaders(self) -> tuple[str, ...]:
         """Names of the test loaders in their order: parts to fit on, then sources to score."""
         return (*self.fit_on, *self.remaining)

@@ -32,6 +32,7 @@ ROOMS = {
     "report": ("loggers", "network", "data", "metrics", "records"),
     "benchmark": ("detectors", "network", "data", "metrics", "records"),
     "block_selection": ("network", "data", "metrics", "records"),
+    "profile_curves": ("detectors", "network", "data"),
     "classifier": ("network", "data", "records"),
     "detectors": ("network", "metrics", "records", "counter_random"),
     "loggers": ("records",),

@@ -97,6 +97,14 @@ class Detector(nn.Module):
     def fit(self, network: Network) -> None:
         """Computes the parameters after the last `update`, on every process alike."""
 
+    def block_weights(self, network: Network) -> dict[str, dict[str, float | None]]:
+        """Returns block -> input -> weight of the standardised input, for the report.
+
+        Inputs that belong to no block stand under "logits". None is an input that never varied
+        and says nothing. A detector that weighs no blocks has none.
+        """
+        return {}
+
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) scores; each depends on its own image alone."""
         raise NotImplementedError

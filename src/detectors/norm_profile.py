@@ -110,19 +110,23 @@ class NormProfile(BlocksDetector):
 
     def inputs(self, seen: ForwardPass) -> Tensor:
         """Returns (B, D) inputs in float64: norms of the blocks, then means, then the energy."""
-        blocks = self.blocks_of(seen.network)
         read = {
             "norm": lambda block: seen.norm[block],
             "mean": lambda block: seen.read(block, mean_activation),
         }
         column = [
-            read[statistic](block).double().clamp_min(SMALLEST).log()
-            for statistic in self.statistics
-            for block in blocks
+            seen.logits.double().logsumexp(dim=1)
+            if name == "energy"
+            else read[name](block).double().clamp_min(SMALLEST).log()
+            for block, name in self.names(seen.network)
         ]
-        if self.energy:
-            column.append(seen.logits.double().logsumexp(dim=1))
         return torch.stack(column, dim=1)
+
+    def names(self, network: Network) -> list[tuple[str, str]]:
+        """Returns block and name of each of the D inputs; the energy is that of the logits."""
+        blocks = self.blocks_of(network)
+        names = [(block, statistic) for statistic in self.statistics for block in blocks]
+        return [*names, ("logits", "energy")] if self.energy else names
 
     def update(self, seen: ForwardPass, label: Tensor, index: Tensor) -> None:
         """Adds the inputs of ID images, and of each pseudo-OOD version in a forward pass more."""
@@ -146,6 +150,16 @@ class NormProfile(BlocksDetector):
         standard = ((row - self.mean) / self.deviation).cpu().numpy()
         weight, bias = log_odds(standard, self.penalty, nonnegative=self.nonnegative)
         self.weight, self.bias = row.new_tensor(weight), row.new_tensor(bias)
+
+    def block_weights(self, network: Network) -> dict[str, dict[str, float | None]]:
+        """Returns block -> "norm" or "mean" -> weight, and "logits" -> "energy" -> weight."""
+        found: dict[str, dict[str, float | None]] = {}
+        varies, weights = self.deviation.isfinite().tolist(), self.weight.tolist()
+        for (block, name), weight, is_used in zip(
+            self.names(network), weights, varies, strict=True
+        ):
+            found.setdefault(block, {})[name] = weight if is_used else None
+        return found
 
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) log odds of being in-distribution."""

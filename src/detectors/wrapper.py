@@ -62,6 +62,10 @@ class Wrapper(Detector):
         """Fits the wrapped detector."""
         self.detector.fit(network)
 
+    def block_weights(self, network: Network) -> dict[str, dict[str, float | None]]:
+        """Returns those of the wrapped detector."""
+        return self.detector.block_weights(network)
+
     @property
     def is_fitted_on_data(self) -> bool:
         """Whether the wrapped detector learns from ID images."""

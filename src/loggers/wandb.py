@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 OVER_EPOCHS = (
     *("train/*", "val/*", "norm_id/*", "norm_pseudo_ood/*", "standard_error/*", "selected_block"),
+    "norm_profile/*",
     *(name + end for name in CRITERIA for end in ("/*", "_margin")),
 )
 SILENT = "WANDB_ERROR_REPORTING", "false"  # else an offline run, too, reports to a server

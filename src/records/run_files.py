@@ -53,6 +53,7 @@ FORM = fields(
         ),
         seeds=many(fields({"seed": whole, "selected": text})),
     ),
+    block_weights=each(each(each(maybe(number())))),
     forward_passes=whole,
     seconds=each(number(0)),
     versions=each(text),

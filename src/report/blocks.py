@@ -2,15 +2,18 @@
 
 __all__ = [
     "Block",
+    "BlockWeights",
     "Results",
     "Selection",
     "blocks_of",
     "chosen_of",
     "criterion_of",
     "selection_of",
+    "weights_of",
 ]
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from src.records.columns import block_columns, chosen_column
@@ -19,6 +22,9 @@ from src.records.selection import CRITERIA, margin, select
 
 # detector -> OOD set, group of sets or "average" -> metric -> fraction
 Results = Mapping[str, Mapping[str, Mapping[str, float]]]
+# detector -> block, or "logits" -> input -> weight; None for an input that never varies
+BlockWeights = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+MOST_WEIGHED = 3  # detectors whose weights are shown; metrics.json has all
 
 
 class Block(NamedTuple):
@@ -121,6 +127,11 @@ def blocks_of(metrics: Mapping[str, Any]) -> list[Block]:
         )
         for block in ratio or column
     ]
+
+
+def weights_of(metrics: Mapping[str, Any]) -> BlockWeights:
+    """Returns the weights of the first detectors that weigh blocks; a run may have none."""
+    return dict(islice(metrics.get("block_weights", {}).items(), MOST_WEIGHED))
 
 
 def selection_of(

@@ -25,7 +25,15 @@ from src.metrics.ood import accepted
 from src.metrics.score_table import Scores
 from src.records.columns import block_columns, detector_columns
 from src.records.history import Array, History
-from src.report.blocks import Block, Results, blocks_of, chosen_of, criterion_of
+from src.report.blocks import (
+    Block,
+    BlockWeights,
+    Results,
+    blocks_of,
+    chosen_of,
+    criterion_of,
+    weights_of,
+)
 
 BASELINE = "msp"
 BINS = 40
@@ -86,6 +94,7 @@ class Evidence:
         norms: Source, or "pseudo-OOD" -> (L,) mean FeatureNorm of each scored block, divided by
             that of ID images; empty if no block was scored.
         blocks: The table of blocks, by depth.
+        weights: Weights of the first detectors that weigh blocks.
         history: NormRatio over the epochs; None if the run selected no block.
         criterion: How the criterion that selected is written.
     """
@@ -100,6 +109,7 @@ class Evidence:
     confusion: Confusion | None
     norms: Mapping[str, Array]
     blocks: list[Block]
+    weights: BlockWeights
     history: History | None
     criterion: str
 
@@ -130,6 +140,7 @@ def evidence_of(
         confusion=confusion_of(scores, classes),
         norms=norms_of(scores, history),
         blocks=blocks_of(metrics),
+        weights=weights_of(metrics),
         history=history,
         criterion=criterion_of(metrics)[0],
     )

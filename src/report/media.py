@@ -138,6 +138,7 @@ def media_of(
     """Returns the figures, tables, charts and images of a finished run."""
     shown, confusion = evidence.featured, evidence.confusion
     sources, detectors = keys_of(evidence.roc), keys_of(shown)
+    weighed = keys_of(evidence.weights)
     return Media(
         figures={f"figures/{path.stem}": path for path in figures},
         tables={"tables/ood": run_dir / "ood.csv"},
@@ -145,6 +146,11 @@ def media_of(
             f"roc/{sources[source]}": roc_lines(source, {name: curves[name] for name in shown})
             for source, curves in evidence.roc.items()
             if shown
+        }
+        | {
+            f"block_weights/{weighed[name]}": weight_lines(name, weights)
+            for name, weights in evidence.weights.items()
+            if {*weights} - {"logits"}
         },
         histograms={f"scores/{detectors[name]}": evidence.histograms[name] for name in shown},
         images=samples(evidence, pictures) if pictures else {},
@@ -158,6 +164,14 @@ def roc_lines(source: str, curves: Mapping[str, Roc]) -> Lines:
     y = {name: curve.at(share).tolist() for name, curve in curves.items()}
     title = f"ROC: share of ID accepted, against {source}"
     return Lines(title, "share of OOD accepted", share.tolist(), y)
+
+
+def weight_lines(name: str, weights: Mapping[str, Mapping[str, float | None]]) -> Lines:
+    """Returns the weights of a detector over depth, one line for each input of the blocks."""
+    blocks = [each for block, each in weights.items() if block != "logits"]
+    inputs = dict.fromkeys(key for each in blocks for key in each)
+    y = {key: [each.get(key) or 0.0 for each in blocks] for key in inputs}
+    return Lines(f"weights of {name} over depth", "depth", range(1, len(blocks) + 1), y)
 
 
 def samples(evidence: Evidence, pictures: Pictures) -> dict[str, list[tuple[Image.Image, str]]]:

@@ -16,12 +16,13 @@ from src.records.atomic import try_to_write
 from src.records.columns import block_columns, detector_columns
 from src.records.history import read_history
 from src.records.run_files import CONFIG_FILE, METRICS_FILE, read_bytes, read_config, read_metrics
-from src.report.blocks import Results, blocks_of, chosen_of, selection_of
+from src.report.blocks import Results, blocks_of, chosen_of, selection_of, weights_of
 
 log = logging.getLogger(__name__)
 FIGURES = (
     "norm_ratio_curves",
     "norm_by_depth",
+    "block_weights",
     "score_histograms",
     "roc",
     "most_confusing",
@@ -78,6 +79,7 @@ def content(run_dir: Path) -> dict[str, Any]:
         "columns": columns_of(metrics),
         "tables": [detector_rows(results, names) for names in (plain, rest) if names and has_ood],
         "blocks": blocks,
+        "weighed": [weight_table(name, each) for name, each in weights_of(metrics).items()],
         "selection": selection_of(metrics, blocks, read_history(run_dir)),
         "sets": set_rows(metrics, config.get("data") or {}),
         "figures": {name: f for name in FIGURES if (f := figure(run_dir / f"figures/{name}.png"))},
@@ -120,6 +122,28 @@ def detector_rows(
         )
         for name in ranked
     ]
+
+
+def weight_table(name: str, weights: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    """Returns a detector's weights as the template needs them.
+
+    Args:
+        name: Name of the detector.
+        weights: Block, or "logits" -> input -> weight.
+
+    Returns:
+        `name`; `others`, the weights of no block; `inputs`, those of the blocks; `rows`, block ->
+        input -> weight; and `largest`, the largest size of a weight.
+    """
+    rows = {block: each for block, each in weights.items() if block != "logits"}
+    sizes = [abs(weight) for each in weights.values() for weight in each.values() if weight]
+    return {
+        "name": name,
+        "others": weights.get("logits", {}),
+        "inputs": list(dict.fromkeys(key for each in rows.values() for key in each)),
+        "rows": rows,
+        "largest": max(sizes, default=1.0),
+    }
 
 
 def set_rows(metrics: Mapping[str, Any], data: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from src.records.atomic import try_to_write
 from src.records.git_state import git_state
 from src.records.history import read_history, read_selection, read_stability
 from src.records.literal import csv_cell
-from src.report.blocks import Results
+from src.report.blocks import BlockWeights, Results
 from src.report.drawing import drawn
 from src.report.evidence import evidence_of
 from src.report.figures import figures_of, save_figures
@@ -50,6 +50,7 @@ class FinishedRun:
         forward_passes: Number of forward passes of the benchmark.
         seconds: Wall time of each stage.
         data: Facts about the images, see `ImageData.facts`: protocol, groups, classes, sets.
+        block_weights: Detector -> block -> input -> weight; see `Detector.block_weights`.
         pictures: Returns the images of a source; without it no image is shown.
         step: Number of training steps, at which the results are logged.
         is_complete: Whether the disk holds all earlier files of the run.
@@ -66,6 +67,7 @@ class FinishedRun:
     forward_passes: int
     seconds: Mapping[str, float]
     data: Mapping[str, Any] = field(default_factory=dict)
+    block_weights: BlockWeights = field(default_factory=dict)
     pictures: Pictures | None = None
     step: int = 0
     is_complete: bool = True
@@ -129,6 +131,7 @@ def metrics_of(run: FinishedRun, results: Results) -> dict[str, Any]:
         "selected_block": run.selected_block,
         "norm_ratio": dict(run.norm_ratio),
         "selection": how_selected(run),
+        "block_weights": dict(run.block_weights),
         "selection_stability": read_stability(run.run_dir),
         "id_accuracy": None if math.isnan(accuracy) else accuracy,
         "counts": run.scores.counts,

@@ -163,6 +163,7 @@ def report(
         network=network_name(cfg),
         selected_block=benchmark.network.selected,
         norm_ratio=benchmark.network.norm_ratio,
+        block_weights=benchmark.block_weights,
         forward_passes=benchmark.forward_passes,
         seconds=seconds,
         data=data.facts(scores.counts if is_whole else None),

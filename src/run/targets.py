@@ -44,6 +44,7 @@ ROOMS = {
     "src.loggers": True,
     "src.models": True,
     "src.network": False,
+    "src.profile_curves": False,
     "torchvision.models": True,
 }
 FAMILIES = {  # whose classes derive from one

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +50,7 @@ def new_trainer(cfg: DictConfig, parts: Parts, *, trains: bool) -> L.Trainer:
         *asked_callbacks(cfg),
     ]
     trainer: L.Trainer = instantiate(
-        cfg.trainer,
+        {key: value for key, value in cfg.trainer.items() if key != "callbacks"},
         callbacks=[callback for callback in every if callback is not None],
         enable_progress_bar=watched,
         logger=False,
@@ -93,13 +94,14 @@ def settle(trainer: L.Trainer, parts: Parts) -> None:
 
 
 def asked_callbacks(cfg: DictConfig) -> list[L.Callback]:
-    """Returns the callbacks that the configuration names.
+    """Returns the callbacks of the configuration: one, a list, or several by names.
 
     Raises:
         ValueError: If a run cannot have one of them beside its own.
     """
     asked = instantiate(cfg.trainer.get("callbacks")) or []
-    found = [asked] if isinstance(asked, L.Callback) else list(asked)
+    several = asked.values() if isinstance(asked, Mapping) else asked
+    found = [asked] if isinstance(asked, L.Callback) else list(several)
     check_callbacks(found)
     return found
 

@@ -122,6 +122,20 @@ def test_a_block_that_never_varies_says_nothing() -> None:
     assert detector.score(new_network(dead=True).observe(images(9))).isfinite().all()
 
 
+def test_it_tells_the_weight_of_each_input_of_each_block() -> None:
+    network = new_network()
+    detector = fitted(network, NormProfile(POOL))
+    norm_1, norm_3, mean_1, mean_3, energy = detector.weight.tolist()
+    assert detector.block_weights(network) == {
+        "1": {"norm": norm_1, "mean": mean_1},
+        "3": {"norm": norm_3, "mean": mean_3},
+        "logits": {"energy": energy},
+    }
+    dead = new_network(dead=True)
+    some = fitted(dead, NormProfile(POOL, statistics=["norm"], energy=False))
+    assert some.block_weights(dead) == {"1": {"norm": some.weight[0].item()}, "3": {"norm": None}}
+
+
 def test_what_a_small_image_does_not_allow_is_left_out() -> None:
     pool = POOL | {"jigsaw_9": Jigsaw(9), "zoom": Zoom(8.5), "blur": Blur(9)}
     detector, network = NormProfile(pool), new_network()

@@ -41,6 +41,7 @@ def run(
     done = process(
         *("src.train", "-m", "seed=3", *TINY, "trainer.max_epochs=2"),
         *("+trainer.limit_train_batches=3", "~data.ood.photographs"),
+        "+trainer/callbacks=profile_curves",
         "logger=[wandb,tensorboard,mlflow]",
         *("logger.wandb.log_checkpoint=true", "logger.mlflow.log_checkpoint=true"),
         f"hydra.sweep.dir={sweep}",
@@ -60,6 +61,10 @@ def norm_ratios(run: Path) -> dict[tuple[str, int], float]:
     """(block, epoch) -> NormRatio."""
     with (run / "norm_ratio.csv").open(newline="") as file:
         return {(r["block"], int(r["epoch"])): float(r["ratio"]) for r in csv.DictReader(file)}
+
+
+def charts_of_weights(metrics: dict[str, Any]) -> set[str]:
+    return {f"block_weights/{name}" for name in metrics["block_weights"]}
 
 
 def test_the_commit_is_recorded(metrics: dict[str, Any]) -> None:
@@ -86,12 +91,13 @@ def test_weights_and_biases_has_curves_charts_and_samples(
         name = block.replace(".", "_")
         assert epochs[epoch][f"norm_ratio/{name}"] == pytest.approx(ratio)
         quotient = epochs[epoch][f"norm_id/{name}"] / epochs[epoch][f"norm_pseudo_ood/{name}"]
+        assert f"norm_profile/norm/{name}" in epochs[epoch]
         assert quotient == pytest.approx(ratio, rel=0.2)  # a mean of ratios is not that of means
 
     summary = json.loads(inspect(folder, "--summary"))
     assert summary["config"].get("git") == git_state()
     logged: dict[str, Any] = summary["summary"]
-    assert {f"{name}_table" for name in CHARTS} <= logged.keys()
+    assert {f"{name}_table" for name in CHARTS | charts_of_weights(metrics)} <= logged.keys()
     assert logged["ood/average/featurenorm/auroc"] == pytest.approx(
         metrics["detectors"]["featurenorm"]["average"]["auroc"]
     )
@@ -119,12 +125,14 @@ def test_tensorboard_has_curves_over_epochs_pictures_and_a_table_of_runs(
     for (block, epoch), ratio in norm_ratios(run).items():
         curve = {event.step: event.value for event in events.Scalars(f"norm_ratio/{block}")}
         assert curve[epoch] == pytest.approx(ratio, rel=1e-6)
+        weights = events.Scalars(f"norm_profile/mean/{block}")
+        assert [event.step for event in weights] == [0, 1]
     tags = events.Tags()
     pictures = {tag.partition("/image")[0] for tag in tags["images"]}
     figures = {f"figures/{path.stem}" for path in run.glob("figures/*.png")}
     roc = {f"roc/{source}" for source in SOURCES[1:]}
     samples = {f"samples/{source}/{end}" for source in SOURCES for end in ("lowest", "highest")}
-    assert pictures == figures | CHARTS | roc | samples
+    assert pictures == figures | CHARTS | charts_of_weights(metrics) | roc | samples
     assert {f"scores/{d}/{s}" for d in SHOWN for s in SOURCES} == set(tags["histograms"])
     name = "ood/average/featurenorm/auroc"
     expected = metrics["detectors"]["featurenorm"]["average"]["auroc"]

@@ -22,6 +22,7 @@ COLUMNS = {"svhn": NUMBERS, "near": NUMBERS, "average": NUMBERS}
 METRICS: dict[str, Any] = {
     "experiment": "mine", "network": "ResNet", "selected_block": "b", "norm_ratio": {"a": 1.0,
     "b": 2.0},
+    "block_weights": {"p": {"a": {"norm": 0.5}, "b": {"norm": None}, "logits": {"energy": -1.0}}},
     "id_accuracy": 0.5, "counts": {"id": 5, "svhn": 5},
     "data": {
         "protocol": "p", "groups": {"near": ["svhn"]}, "classes": ["x"],

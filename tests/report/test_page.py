@@ -84,11 +84,20 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"seed": 2, "selected": "layer3.0", "norm_ratio": NORM_RATIO},
         ],
     }
+    weights = {
+        name: {
+            **{block: {"norm": 0.25, "mean": -0.5} for block in BLOCKS},
+            SCRIPT: {AMPERSAND: None},
+            "logits": {"energy": 1.25},
+        }
+        for name in (SCRIPT, "second", "third", "fourth")
+    }
     (folder / "selection_stability.json").write_text(json.dumps(stability))
     (folder / "config.yaml").write_text("# python -m src.train name='<x>'\nseed: 3\n")
     page_of(
-        folder, scores_of(names, sets), selected_block="layer2.0", norm_ratio=NORM_RATIO, data=data
-    )
+        folder, scores_of(names, sets), selected_block="layer2.0", norm_ratio=NORM_RATIO,
+        data=data, block_weights=weights,
+    )  # fmt: skip
     return folder
 
 
@@ -184,6 +193,24 @@ def test_the_page_tells_how_firmly_the_block_was_selected(rich: Path) -> None:
     assert "1 of 2 other seeds of the puzzles select it; seed 2 layer3.0" in words
 
 
+def test_the_page_shows_the_weight_of_each_block(rich: Path) -> None:
+    words, page = read(rich).words, (rich / "report.html").read_text()
+    assert f"{SCRIPT}, second, third choose no block but weigh them all" in words
+    assert "Weights of fourth" not in words  # only in metrics.json
+    table = page.partition("Weights of second")[2].partition("</table>")[0]
+    assert re.findall(r"<td[^>]*>(.*?)</td>", table) == [
+        *("0.9700", "+0.25", "-0.50", ""), *("1.3000", "+0.25", "-0.50", ""),
+        *("1.1000", "+0.25", "-0.50", ""), *("", "", "", "<small>never varies</small>"),
+    ]  # fmt: skip
+    assert "Weight of the energy: +1.25" in words
+    assert re.search(r"layer2\.0 selected 1\.3000 \+0\.25", words)
+
+
+def test_a_run_that_weighs_no_block_has_no_such_section(tmp_path: Path) -> None:
+    words = read(page_of(tmp_path, scores_of(("msp",), ("id", "noise")))).words
+    assert "The weight of each block" not in words
+
+
 def results_of(*auroc: float) -> dict[str, dict[str, dict[str, float]]]:
     """Detectors a, b, ... of these AUROC on "x", with FPR95 that fall as AUROC rises."""
     rows = [dict.fromkeys(KEYS, 0.0) | {"auroc": each} for each in auroc]
@@ -261,7 +288,7 @@ def test_a_page_of_an_older_run_leaves_out_what_it_did_not_measure(tmp_path: Pat
     )  # fmt: skip
     path = tmp_path / "metrics.json"
     metrics = json.loads(path.read_text())
-    del metrics["data"], metrics["selection_stability"]
+    del metrics["data"], metrics["selection_stability"], metrics["block_weights"]
     path.write_text(json.dumps(metrics))
     write_page(tmp_path)
     words = read(tmp_path).words

@@ -27,9 +27,18 @@ BLOCKS = ("layer1.0", "layer2.0", "layer3.0")
 DETECTORS = ("featurenorm", "msp", *(f"featurenorm@{block}" for block in BLOCKS))
 SOURCES = ("id", "svhn", "textures")
 NORM_RATIO = {"layer1.0": 0.97, "layer2.0": 1.3, "layer3.0": 1.1}
+WEIGHTS = {
+    "norm_profile": {
+        "layer1.0": {"norm": 0.5, "mean": -0.5},
+        "layer2.0": {"norm": None, "mean": 2.0},
+        "layer3.0": {"norm": -1.0, "mean": 0.0},
+        "logits": {"energy": 1.5},
+    }
+}
 FIGURES = (
     "norm_ratio_curves",
     "norm_ratio_by_depth",
+    "block_weights",
     "norm_by_depth",
     "score_histograms",
     "roc",
@@ -40,6 +49,7 @@ FACTS: dict[str, Any] = {
     "network": "resnet18",
     "selected_block": "layer2.0",
     "norm_ratio": NORM_RATIO,
+    "block_weights": WEIGHTS,
     "forward_passes": 131,
     "seconds": {"train": 1.5, "benchmark": 0.5},
 }
@@ -85,7 +95,8 @@ def metrics(run_dir: Path) -> dict[str, Any]:
 
 
 def test_metrics_json_has_the_promised_keys_and_facts(metrics: dict[str, Any]) -> None:
-    keys = "experiment network selected_block norm_ratio selection selection_stability"
+    keys = "experiment network selected_block norm_ratio selection block_weights"
+    keys += " selection_stability"
     keys += " id_accuracy counts data detectors"
     assert list(metrics) == [*keys.split(), "forward_passes", "seconds", "versions"]
     assert {key: metrics[key] for key in FACTS} == FACTS
@@ -145,8 +156,28 @@ def test_figures_are_small_images_with_something_on_them(run_dir: Path, name: st
     assert 0.005 < ink.mean() < 0.5
 
 
+def weights_of_blocks(*values: float | None) -> dict[str, dict[str, float | None]]:
+    return {f"layer{depth}": {"norm": value} for depth, value in enumerate(values)}
+
+
+@pytest.mark.parametrize(("ratio", "weights"), [
+    ({"a": 1.1}, {"p": {"a": {"norm": 1.0}}}),
+    ({}, {"p": weights_of_blocks(*(0.1 * row - 2 for row in range(50)))}),
+    (NORM_RATIO, {"p": weights_of_blocks(1, -1), "q": {"layer3.0": {"mean": 1.0}}}),
+    ({}, {"p": {"logits": {"energy": 1.0}}}),
+    ({}, {"p": weights_of_blocks(None, None)}),
+])  # fmt: skip
+def test_weights_of_any_blocks_are_drawn(
+    ratio: dict[str, float], weights: dict[str, Any], tmp_path: Path
+) -> None:
+    facts = FACTS | {"selected_block": None, "norm_ratio": ratio, "block_weights": weights}
+    write_report(FinishedRun(tmp_path, some_scores(), **facts))
+    with Image.open(tmp_path / "figures/block_weights.png") as image:
+        assert 0.005 < (np.asarray(image.convert("L")) < 200).mean() < 0.5
+
+
 def test_a_run_without_block_selection_draws_only_the_scores(tmp_path: Path) -> None:
-    facts = FACTS | {"selected_block": None, "norm_ratio": {}}
+    facts = FACTS | {"selected_block": None, "norm_ratio": {}, "block_weights": {}}
     scores = some_scores()
     row = torch.stack([scores.source, scores.index, scores.label, scores.prediction], dim=1)
     only_msp = Scores(("msp",), SOURCES, scores.score[:, 1:2], row)
@@ -277,6 +308,7 @@ def test_a_report_can_be_read_back_from_an_offline_wandb_run(tmp_path: Path) -> 
     assert summary["tables/norm_ratio"]["nrows"] == 30 * len(BLOCKS)
     assert summary["tables/ood"]["nrows"] == len(DETECTORS) * len(SOURCES)
     assert summary["norm_ratio_by_depth_table"]["nrows"] == 20 * len(BLOCKS)
+    assert summary["block_weights/norm_profile_table"]["nrows"] == 2 * len(BLOCKS)
 
 
 def rendered(table: Any) -> str:

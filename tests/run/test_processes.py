@@ -38,6 +38,13 @@ def assert_same_scores(ours: Path, theirs: Path) -> None:
         assert metrics_of(ours)[key] == metrics_of(theirs)[key]
 
 
+def weights_of(run_dir: Path) -> dict[str, float]:
+    """The last point of each curve of a profile."""
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("norm_profile/energy/logits")]
+    return {key: float(rows[-1][key]) for key in rows[-1] if key.startswith("norm_profile/")}
+
+
 def test_torchrun_trains_one_run_whose_scores_one_process_repeats(
     tmp_path: Path, process: Callable[..., Any], command: Callable[..., None]
 ) -> None:
@@ -45,6 +52,7 @@ def test_torchrun_trains_one_run_whose_scores_one_process_repeats(
     done = process(
         *("torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "src.train"),
         *(*TINY, "trainer=ddp_cpu", "trainer.max_epochs=1", "data.eval_batch_size=64"),
+        "+trainer/callbacks=profile_curves",
         f"hydra.run.dir={runs}/${{oc.env:RANK}}",  # as if they had started in different seconds
     )
     assert done.returncode == 0, done.stderr
@@ -60,9 +68,11 @@ def test_torchrun_trains_one_run_whose_scores_one_process_repeats(
 
     command(
         *("src.evaluate", f"checkpoint={runs / '0/checkpoints/last.ckpt'}", "trainer=default"),
+        *("selection=default", "+trainer/callbacks=profile_curves"),
         f"hydra.run.dir={tmp_path / 'one'}",
     )
     assert_same_scores(tmp_path / "one", runs / "0")
+    assert weights_of(tmp_path / "one") == pytest.approx(weights_of(runs / "0"), rel=1e-6)
 
 
 def test_processes_that_lightning_starts_score_and_select_as_one_does(

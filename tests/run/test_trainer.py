@@ -323,6 +323,20 @@ def test_callbacks_and_profiler_are_used(
 
 
 @pytest.mark.slow
+def test_callbacks_may_have_names(command: Command, tmp_path: Path) -> None:
+    stop = STOP.replace("callbacks=[", "callbacks.stop=").removesuffix("]")
+    command(
+        "src.train", *SHORT, "+trainer/callbacks=profile_curves", stop, "benchmark=false",
+        f"hydra.run.dir={tmp_path}",
+    )  # fmt: skip
+    assert epochs_of(tmp_path) == [0]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        *_, weights = [row for row in csv.DictReader(file) if row["norm_profile/energy/logits"]]
+    blocks = [*last_of(tmp_path)["state_dict"]["network._extra_state"]]
+    assert all(weights[f"norm_profile/norm/{block}"] for block in blocks)
+
+
+@pytest.mark.slow
 def test_a_benchmark_without_ood_sets_reports_id_results(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
