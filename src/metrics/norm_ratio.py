@@ -2,8 +2,6 @@
 
 __all__ = ["NormRatio", "feature_norm", "mean_activation"]
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -53,12 +51,13 @@ def mean_activation(feature_map: Tensor) -> Tensor:
     return torch.cat([each.relu().mean(dim=(1, 2, 3), dtype=torch.float32) for each in pieces])
 
 
-def _pieces(feature_map: Tensor) -> Sequence[Tensor]:
+def _pieces(feature_map: Tensor) -> list[Tensor]:
     """Splits a batch so that a copy of each piece stays in the cache of a CPU."""
     if feature_map.device.type != "cpu":
-        return (feature_map,)
+        return [feature_map]
     # about three times faster than one large copy
-    return feature_map.split(max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel()))
+    size = max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel())
+    return list(feature_map.split(size))
 
 
 def _feature_norm(feature_map: Tensor) -> Tensor:

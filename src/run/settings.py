@@ -195,7 +195,9 @@ class Loaders(L.Callback):
                 )
         if stage in ("fit", "validate"):
             left(trainer, "limit_val_batches", len(data.val_dataloader()))
-        for name in self.benchmark.loaders if self.benchmark else ():
+        if self.benchmark is None:
+            return
+        for name in self.benchmark.loaders:
             batches = left(trainer, "limit_test_batches", data.batches(name), f" of {name!r}")
             if name in self.benchmark.fit_on:
                 at_most = batches * data.eval_batch_size * trainer.world_size

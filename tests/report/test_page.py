@@ -137,7 +137,7 @@ def test_the_page_of_a_real_run_says_what_its_files_say(finished_run: Path) -> N
     assert COMMAND in words
     assert "200 of the training images are held out" in words
     images = [attributes for tag, attributes in read(finished_run).elements if tag == "img"]
-    assert len(images) == 6
+    assert len(images) == 7
     assert all(len(each["alt"]) > 20 for each in images)
 
 
