@@ -10,12 +10,15 @@ from src.detectors.calibration import KLMatching as KLMatching
 from src.detectors.calibration import OpenMax as OpenMax
 from src.detectors.calibration import TempScale as TempScale
 from src.detectors.combood import CombOOD as CombOOD
+from src.detectors.core import CORE as CORE
 from src.detectors.fssd import FSSD as FSSD
 from src.detectors.gaussians import RMDS as RMDS
 from src.detectors.gaussians import Mahalanobis as Mahalanobis
 from src.detectors.gaussians import MultiLayerMahalanobis as MultiLayerMahalanobis
 from src.detectors.gram import Gram as Gram
 from src.detectors.hdff import HDFF as HDFF
+from src.detectors.kernel_pca import CoP as CoP
+from src.detectors.kernel_pca import CoRP as CoRP
 from src.detectors.logits import GEN as GEN
 from src.detectors.logits import MSP as MSP
 from src.detectors.logits import Energy as Energy
@@ -23,6 +26,7 @@ from src.detectors.logits import Entropy as Entropy
 from src.detectors.logits import GradNorm as GradNorm
 from src.detectors.logits import MaxLogit as MaxLogit
 from src.detectors.nac import NAC as NAC
+from src.detectors.neco import NECO as NECO
 from src.detectors.neighbours import KNN as KNN
 from src.detectors.neighbours import NNGuide as NNGuide
 from src.detectors.norm_profile import NormProfile as NormProfile
@@ -31,6 +35,7 @@ from src.detectors.norms import DividedByNAN as DividedByNAN
 from src.detectors.norms import FeatureNorm as FeatureNorm
 from src.detectors.perturbation import AdaSCALE as AdaSCALE
 from src.detectors.perturbation import Perturbed as Perturbed
+from src.detectors.prototype_fusion import PrototypeFusion as PrototypeFusion
 from src.detectors.prototypes import FDBD as FDBD
 from src.detectors.prototypes import NCI as NCI
 from src.detectors.prototypes import SHE as SHE

@@ -1,6 +1,6 @@
-"""Detectors that score the part of the feature outside the subspace of ID images."""
+"""Detectors that compare a feature with the principal subspace of ID images."""
 
-__all__ = ["Residual", "ViM"]
+__all__ = ["Residual", "ViM", "collapsed_dimension", "principal_directions"]
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from src.network import ForwardPass, Network
 
 VIRTUAL_LOGIT_ROWS = 10_000  # ID images, chosen by hashed index, that scale ViM's virtual logit
 SMALLEST_RESIDUAL = 1e-6  # relative to the distance from the origin: rounding noise of float32
+SMALLEST_VARIANCE = 1e-10  # of standardised values or rows of length 1: rounding leaves as much
 
 
 class Residual(Detector):
@@ -164,3 +165,42 @@ class ViM(Residual):
     def score(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) energies minus virtual logits."""
         return seen.logits.double().logsumexp(dim=1) - self.alpha * self.residual(seen.feature)
+
+
+def principal_directions(
+    covariance: Tensor, share: float, *, at_least: int = 1, dimension: int | None = None
+) -> Tensor:
+    """Returns (D, Q) orthonormal directions in which ID images vary most, largest first.
+
+    Args:
+        covariance: (D, D) covariance of standardised values or of rows of about length 1.
+        share: Part of the variance to explain, with as few directions as can be.
+        at_least: Smallest number of directions, if the images vary in so many. D - 1 is the most.
+        dimension: Number of directions, whatever they explain.
+
+    Raises:
+        ValueError: If the images vary in fewer directions: N images do in N - 1 at most.
+    """
+    variance, direction = torch.linalg.eigh(covariance)
+    variance, direction = variance.flip(0), direction.flip(1)
+    rank = int((variance > SMALLEST_VARIANCE).sum())
+    if rank < (dimension or 1):
+        raise ValueError(
+            f"expected ID images that vary in at least {dimension or 1} directions, got {rank}; "
+            "use more images, or a smaller dimension"
+        )
+    explained = variance[:rank].cumsum(dim=0) / variance[:rank].sum()
+    fewest = int((explained[:-1] < share).sum()) + 1
+    count = dimension or min(max(fewest, at_least), rank, len(variance) - 1)
+    principal: Tensor = direction[:, :count].contiguous()
+    return principal
+
+
+def collapsed_dimension(network: Network) -> int:
+    """Returns K - 1, the dimension to which neural collapse takes the features of K classes.
+
+    A feature of fewer dimensions cannot collapse so; 1 then. A principal subspace of fewer
+    directions would lack the direction of a class, and score its images as OOD.
+    """
+    dimension = network.num_classes - 1
+    return dimension if dimension < network.head.in_features else 1

@@ -20,6 +20,7 @@ from src.data.distortions import Blur, Zoom
 from src.data.pseudo_ood import Jigsaw
 from src.detectors import (
     ASH,
+    CORE,
     DICE,
     FSSD,
     HDFF,
@@ -27,10 +28,12 @@ from src.detectors import (
     MSP,
     NAC,
     NAN,
+    NECO,
     RMDS,
     AdaSCALE,
     CADRef,
     CombOOD,
+    CoRP,
     Detector,
     DividedByNAN,
     Energy,
@@ -89,6 +92,8 @@ VARIANTS: list[Callable[[], Detector]] = [
     lambda: FSSD(step=0.001),
     lambda: HDFF(pool="mean", hd_dim=50),
     lambda: CADRef(decouple=False),
+    lambda: CORE(rowspace=True),
+    lambda: NECO(3, max_logit=True),
     lambda: NormProfile(POOL, statistics=["norm"], nonnegative=True),
 ]
 INSTEAD: dict[type[Detector], Callable[[], Detector]] = {
@@ -98,6 +103,7 @@ INSTEAD: dict[type[Detector], Callable[[], Detector]] = {
     NAC: lambda: NAC(alpha=3.0),  # its bins are many for 96 images, and the default saturates
     OpenMax: lambda: OpenMax(tail=3),
     CombOOD: lambda: CombOOD(10),
+    CoRP: lambda: CoRP(width=64),
 }
 
 

@@ -13,6 +13,7 @@ from torchvision import models
 
 from src.detectors import (
     ASH,
+    CORE,
     DICE,
     FDBD,
     NAC,
@@ -127,7 +128,7 @@ ASKING = [
     lambda: ReAct(percent=100), lambda: VRA(low=0, high=100),
     lambda: ASH(variant="p", percent=0),
 ]  # fmt: skip
-COMPUTING = [DICE, ViM, Residual, NCI, FDBD, NAC, CADRef, GradNorm]
+COMPUTING = [DICE, ViM, Residual, NCI, FDBD, NAC, CADRef, GradNorm, CORE]
 
 
 @pytest.mark.parametrize("make", [*PLAIN, *OTHER])
