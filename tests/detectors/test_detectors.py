@@ -22,15 +22,19 @@ from src.detectors import (
     ASH,
     DICE,
     FSSD,
+    GEN,
     HDFF,
     KNN,
     MSP,
     NAC,
     NAN,
+    NMD,
+    PRO,
     RMDS,
     AdaSCALE,
     CADRef,
     CombOOD,
+    Conformal,
     Detector,
     DividedByNAN,
     Energy,
@@ -90,6 +94,9 @@ VARIANTS: list[Callable[[], Detector]] = [
     lambda: HDFF(pool="mean", hd_dim=50),
     lambda: CADRef(decouple=False),
     lambda: NormProfile(POOL, statistics=["norm"], nonnegative=True),
+    lambda: NMD(POOL),
+    lambda: PRO(GEN(), epsilon=0.01, steps=3),
+    lambda: Conformal([NAN(at="each_block"), Energy()]),
 ]
 INSTEAD: dict[type[Detector], Callable[[], Detector]] = {
     DICE: lambda: DICE(percent=70.0),
@@ -327,6 +334,10 @@ def passes(detector: Detector) -> tuple[int, int]:
     """How often it runs the network itself, in `update` and in `score`."""
     if isinstance(detector, FSSD) and detector.step:
         return 1 + len(BLOCKS), 1 + len(BLOCKS)
+    if isinstance(detector, NMD):
+        return len(detector.pool), 0
+    if isinstance(detector, PRO):
+        return 0, 2 * detector.steps
     return PASSES.get(type(detector), (0, 0))
 
 
