@@ -98,23 +98,23 @@ class Conformal(Detector):
         self.known = self.bank.compute().sort(dim=0).values
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) combined p-values without ties, above zero; they may exceed 1."""
+        """Returns (B,) combinations of p-values between the plain ones, above zero, not cut at 1."""
         score = self._scores(seen)
         below, count = self._below(score), len(self.known)
-        # one step beyond both ends, where a longer way still leads to a value within (0, 1)
+        # beyond both ends there is no next one: a step is the mean gap, and any way stays within
         first, last = self.known[0], self.known[-1]
         step = ((last - first) / count).clamp_min(torch.finfo(first.dtype).tiny)
         lower = self.known.gather(0, (below - 1).clamp_min(0))
         upper = self.known.gather(0, below.clamp_max(count - 1))
         share = (score - lower) / (upper - lower)
-        share = torch.where(below == 0, step / (step + first - score), share)
-        share = torch.where(below == count, 1 - step / (step + score - last), share)
+        share = torch.where(below == 0, step / (step + (first - score)), share)
+        share = torch.where(below == count, 1 - step / (step + (score - last)), share)
         return benjamini_yekutieli((below + share) / (count + 1))
 
     def p_value(self, seen: ForwardPass) -> Tensor:
         """Returns (B,) combined p-values in (0, 1]; small = out-of-distribution."""
         below = self._below(self._scores(seen))
-        return benjamini_yekutieli((below + 1) / (len(self.known) + 1)).clamp_max(1)
+        return benjamini_yekutieli((below + 1).double() / (len(self.known) + 1)).clamp_max(1)
 
     def _scores(self, seen: ForwardPass) -> Tensor:
         """Returns the (B, L) scores of the wrapped detectors, in float64."""
@@ -131,6 +131,6 @@ class Conformal(Detector):
 
 
 def benjamini_yekutieli(p: Tensor) -> Tensor:
-    """Returns the (B,) combination of p-values (B, L), valid under any dependence; not cut at 1."""
+    """Returns the (B,) combinations of p-values (B, L), valid however these depend; not cut at 1."""
     rank = torch.arange(1, p.shape[1] + 1, dtype=p.dtype, device=p.device)
     return (p.sort(dim=1).values / rank).amin(dim=1) * len(rank) * (1 / rank).sum()

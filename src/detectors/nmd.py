@@ -19,14 +19,13 @@ IMAGES = 2000  # ID images, chosen by hashed index, whose channel means are kept
 class NMD(BlocksDetector):
     r"""Neural mean discrepancy of the channels of all blocks.
 
-    The discrepancy \(v\) of a channel is its spatial mean minus that of ID images, here divided by
-    the standard deviation \(\sigma\) of ID images. The score is \(-\mathrm{mean} \, |v|\) or, with
-    a pool, the log odds of a logistic regression on \(v\) that tells ID images from pseudo-OOD
-    ones, both classes at equal weight, with the penalty \(\lambda \|w\|^2 / 2\).
+    The discrepancy of a channel is its spatial mean minus that of ID images, here divided by the
+    standard deviation of ID images. The score is the log odds of a logistic regression on them
+    that tells ID images from pseudo-OOD ones, both classes at equal weight, with the penalty
+    \(\lambda \|w\|^2 / 2\).
 
     Args:
-        pool: Name -> pseudo-OOD (images, indices) -> images. None or an empty one takes the score
-            that needs none.
+        pool: Name -> pseudo-OOD (images, indices) -> images, at least one.
         penalty: Strength \(\lambda\) of the penalty, above zero.
         blocks: Module paths, in any order. None takes all blocks of the network.
 
@@ -34,16 +33,16 @@ class NMD(BlocksDetector):
         mean: (D,) means of the D channels on ID images.
         deviation: (D,) standard deviations on ID images; infinite for a channel that never varies,
             which then says nothing.
-        weight: (D,) weights of the regression, larger = speaks for ID; zeros without a pool.
+        weight: (D,) weights of the discrepancies, larger = speaks for ID.
         bias: () log odds of an image with the mean of each channel.
 
     Raises:
-        ValueError: If the penalty is not above zero; in `check`, if a member of the pool needs
-            larger images; in `fit`, if no channel varies.
+        ValueError: If the pool is empty or the penalty is not above zero; in `check`, if a member
+            of the pool needs larger images; in `fit`, if no channel varies.
 
     Source:
         Dong et al., "Neural Mean Discrepancy for Efficient Out-of-Distribution Detection",
-        CVPR 2022, https://arxiv.org/abs/2104.11408. The score without a pool is ours.
+        CVPR 2022, https://arxiv.org/abs/2104.11408.
     Fitted on:
         2,000 ID validation images.
     Needs:
@@ -52,22 +51,28 @@ class NMD(BlocksDetector):
         While fitting, one forward pass for each member of the pool.
     Differs:
         The authors compare with the training images, or with the running means of batch
-        normalisation, and learn from OOD images where they have some. They do not standardise.
+        normalisation. They also learn from OOD images, and with a small neural network. They do
+        not standardise. The mean size of the discrepancies, which would need no pool, is no score:
+        in deep blocks it is larger for ID images, which activate the channels of their class.
     """
 
     fit_on = "validation"
 
     def __init__(
         self,
-        pool: Mapping[str, Any] | None = None,
+        pool: Mapping[str, Any],
         *,
         penalty: float = 1.0,
         blocks: Sequence[str] | None = None,
     ) -> None:
         super().__init__(blocks)
-        if penalty <= 0:
-            raise ValueError(f"expected a penalty above zero, got {penalty}; 1 is usual")
-        self.pool, self.penalty = dict(pool or {}), penalty
+        if not pool or penalty <= 0:
+            raise ValueError(
+                "expected a pool of pseudo-OOD and a penalty above zero, got "
+                f"{list(pool)} and {penalty}; name at least one, such as those of "
+                "conf/selection/pool, and take 1"
+            )
+        self.pool, self.penalty = dict(pool), penalty
         self.bank = Bank(IMAGES)
         self.learns("mean", "deviation", "weight", "bias")
 
@@ -100,7 +105,7 @@ class NMD(BlocksDetector):
         self.bank.update(torch.stack(rows, dim=1), index)
 
     def fit(self, network: Network) -> None:
-        """Computes means and deviations, and with a pool the weights."""
+        """Computes means, deviations and weights."""
         row = self.bank.compute().double()  # (N, 1 + members, D)
         mean, deviation = row[:, 0].mean(dim=0), row[:, 0].std(dim=0, correction=0)
         if not (deviation > CONSTANT).any():
@@ -109,18 +114,13 @@ class NMD(BlocksDetector):
                 "use more images, or other blocks"
             )
         self.mean, self.deviation = mean, deviation.where(deviation > CONSTANT, torch.inf)
-        self.weight, self.bias = torch.zeros_like(mean), mean.new_zeros(())
-        if self.pool:
-            standard = ((row - self.mean) / self.deviation).cpu().numpy()
-            weight, bias = log_odds(standard, self.penalty, nonnegative=False)
-            self.weight, self.bias = row.new_tensor(weight), row.new_tensor(bias)
+        standard = ((row - self.mean) / self.deviation).cpu().numpy()
+        weight, bias = log_odds(standard, self.penalty, nonnegative=False)
+        self.weight, self.bias = row.new_tensor(weight), row.new_tensor(bias)
 
     def score(self, seen: ForwardPass) -> Tensor:
-        """Returns (B,) log odds of being in-distribution; without a pool, values of at most 0."""
-        discrepancy = (self._means(seen).double() - self.mean) / self.deviation
-        if self.pool:
-            return discrepancy @ self.weight + self.bias
-        return -discrepancy.abs().mean(dim=1)
+        """Returns (B,) log odds of being in-distribution."""
+        return (self._means(seen) - self.mean) / self.deviation @ self.weight + self.bias
 
     def _means(self, seen: ForwardPass) -> Tensor:
         """Returns the (B, D) channel means of all blocks."""

@@ -1,6 +1,5 @@
 """Conformal p-values against plain loops, their promise, and scores at the edges."""
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ def normal(n: int, seed: int, columns: int = 3) -> Tensor:
     return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed)).double()
 
 
-def combined(p: np.ndarray) -> float:
+def combined(p: list[float]) -> float:
     """Benjamini-Yekutieli, written out."""
     size = len(p)
     harmonic = sum(1 / j for j in range(1, size + 1))
@@ -60,9 +59,9 @@ def test_p_values_are_ranks_combined_by_benjamini_yekutieli(network: Network) ->
     known, test = normal(40, 0).round(decimals=1), normal(30, 1).round(decimals=1)  # with ties
     detector = calibrated(known, network)
     expected = [
-        min(1, combined(np.array([(1 + (s <= x).sum().item()) / 41 for s, x in zip(known.mT, row, strict=True)])))
+        min(1, combined([(1 + int((known[:, j] <= row[j]).sum())) / 41 for j in range(3)]))
         for row in test
-    ]  # fmt: skip
+    ]
     p = detector.p_value(of_scores(test, network))
     assert p.tolist() == pytest.approx(expected, rel=1e-12)
     assert p.min() > 0
@@ -74,7 +73,7 @@ def test_the_score_goes_up_between_the_ranks(network: Network) -> None:
     inner = torch.tensor([[0.0], [0.25], [1.0], [2.0], [3.0]])
     score = detector.score(of_scores(inner, network))
     assert score.tolist() == pytest.approx([1 / 4, 1.25 / 4, 2 / 4, 2.5 / 4, 3 / 4])
-    outer = torch.tensor([[-1e300], [-5.0], [-1.0], [-1e-9], [4.0], [9.0]])
+    outer = torch.tensor([[-1e30], [-5.0], [-1.0], [-1e-9], [4.0], [9.0]])
     score = detector.score(of_scores(outer, network))
     assert (score[1:].diff() > 0).all()
     assert 0 < score[0] < score[1]
@@ -96,12 +95,11 @@ def test_it_flags_at_most_the_promised_share_of_id_images(network: Network, shar
     def draw(n: int, seed: int) -> Tensor:
         return shared * normal(n, seed, 1) + (1 - shared) * normal(n, seed + 1000)
 
-    flagged = [
-        (calibrated(draw(200, seed), network).p_value(of_scores(draw(500, seed + 500), network)) <= 0.1)
-        .double().mean().item()
+    p = [
+        calibrated(draw(200, seed), network).p_value(of_scores(draw(500, seed + 500), network))
         for seed in range(20)
-    ]  # fmt: skip
-    assert np.mean(flagged) <= 0.1
+    ]
+    assert (torch.cat(p) <= 0.1).double().mean() <= 0.1
 
 
 def test_equal_scores_calibrate_too(network: Network) -> None:
@@ -132,9 +130,9 @@ def test_by_default_every_block_and_the_energy_count(network: Network) -> None:
 
 
 def test_what_would_calibrate_on_the_images_of_a_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected detectors without fit, .* got KNN; choose"):
+    with pytest.raises(ValueError, match=r"expected detectors without fit, .* got KNN; choose"):
         Conformal([Energy(), Perturbed(MSP()), KNN()])
-    with pytest.raises(ValueError, match="expected detectors without fit, .* got none; choose"):
+    with pytest.raises(ValueError, match=r"expected detectors without fit, .* got none; choose"):
         Conformal([])
 
 

@@ -94,7 +94,6 @@ VARIANTS: list[Callable[[], Detector]] = [
     lambda: HDFF(pool="mean", hd_dim=50),
     lambda: CADRef(decouple=False),
     lambda: NormProfile(POOL, statistics=["norm"], nonnegative=True),
-    lambda: NMD(POOL),
     lambda: PRO(GEN(), epsilon=0.01, steps=3),
     lambda: Conformal([NAN(at="each_block"), Energy()]),
 ]
@@ -326,7 +325,7 @@ def test_to_score_before_the_fit_is_a_clear_error(
 
 PASSES = {
     Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2), RescaledMap: (0, 1),
-    NormProfile: (len(POOL), 0),
+    NormProfile: (len(POOL), 0), NMD: (len(POOL), 0),
 }  # fmt: skip
 
 
@@ -334,8 +333,6 @@ def passes(detector: Detector) -> tuple[int, int]:
     """How often it runs the network itself, in `update` and in `score`."""
     if isinstance(detector, FSSD) and detector.step:
         return 1 + len(BLOCKS), 1 + len(BLOCKS)
-    if isinstance(detector, NMD):
-        return len(detector.pool), 0
     if isinstance(detector, PRO):
         return 0, 2 * detector.steps
     return PASSES.get(type(detector), (0, 0))
