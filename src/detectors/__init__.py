@@ -4,12 +4,14 @@ To add one, write its class, and import it here under its own name: the tests an
 documentation then cover it.
 """
 
+from src.detectors.actsub import ActSub as ActSub
 from src.detectors.base import Detector as Detector
 from src.detectors.base import expand_blocks as expand_blocks
 from src.detectors.calibration import KLMatching as KLMatching
 from src.detectors.calibration import OpenMax as OpenMax
 from src.detectors.calibration import TempScale as TempScale
 from src.detectors.combood import CombOOD as CombOOD
+from src.detectors.conformal import Conformal as Conformal
 from src.detectors.core import CORE as CORE
 from src.detectors.fssd import FSSD as FSSD
 from src.detectors.gaussians import RMDS as RMDS
@@ -29,10 +31,12 @@ from src.detectors.nac import NAC as NAC
 from src.detectors.neco import NECO as NECO
 from src.detectors.neighbours import KNN as KNN
 from src.detectors.neighbours import NNGuide as NNGuide
+from src.detectors.nmd import NMD as NMD
 from src.detectors.norm_profile import NormProfile as NormProfile
 from src.detectors.norms import NAN as NAN
 from src.detectors.norms import DividedByNAN as DividedByNAN
 from src.detectors.norms import FeatureNorm as FeatureNorm
+from src.detectors.perturbation import PRO as PRO
 from src.detectors.perturbation import AdaSCALE as AdaSCALE
 from src.detectors.perturbation import Perturbed as Perturbed
 from src.detectors.prototype_fusion import PrototypeFusion as PrototypeFusion

@@ -145,6 +145,11 @@ class NormProfile(BlocksDetector):
     def fit(self, network: Network) -> None:
         """Computes means, deviations and weights."""
         row = self.bank.compute()  # (N, 1 + members, D)
+        if len(row) <= row.shape[2]:
+            raise ValueError(
+                f"expected more held-out images than the {row.shape[2]} weights to learn, got "
+                f"{len(row)}; raise data.validation_size, or read fewer statistics or blocks"
+            )
         self.mean, deviation = row[:, 0].mean(dim=0), row[:, 0].std(dim=0, correction=0)
         self.deviation = deviation.where(deviation > CONSTANT, torch.inf)  # it says nothing
         standard = ((row - self.mean) / self.deviation).cpu().numpy()
@@ -187,16 +192,8 @@ def log_odds(
         penalty: Half the factor of the weights' squared length, beside a loss whose weights sum
             to the number of rows.
         nonnegative: Whether weights are at least 0.
-
-    Raises:
-        ValueError: If there are fewer ID images than weights.
     """
-    images, versions, size = row.shape
-    if images <= size:
-        raise ValueError(
-            f"expected more held-out images than the {size} weights to learn, got {images}; raise "
-            "data.validation_size, or read fewer statistics or blocks"
-        )
+    _, versions, size = row.shape
     flat = row.reshape(-1, size)
     sign = np.where(np.arange(len(flat)) % versions == 0, 1.0, -1.0)
     share = np.where(sign > 0, versions / 2, versions / (2 * (versions - 1)))

@@ -23,16 +23,20 @@ from src.detectors import (
     CORE,
     DICE,
     FSSD,
+    GEN,
     HDFF,
     KNN,
     MSP,
     NAC,
     NAN,
     NECO,
+    NMD,
+    PRO,
     RMDS,
     AdaSCALE,
     CADRef,
     CombOOD,
+    Conformal,
     CoRP,
     Detector,
     DividedByNAN,
@@ -95,6 +99,8 @@ VARIANTS: list[Callable[[], Detector]] = [
     lambda: CORE(rowspace=True),
     lambda: NECO(3, max_logit=True),
     lambda: NormProfile(POOL, statistics=["norm"], nonnegative=True),
+    lambda: PRO(GEN(), epsilon=0.01, steps=3),
+    lambda: Conformal([NAN(at="each_block"), Energy()]),
 ]
 INSTEAD: dict[type[Detector], Callable[[], Detector]] = {
     DICE: lambda: DICE(percent=70.0),
@@ -325,7 +331,7 @@ def test_to_score_before_the_fit_is_a_clear_error(
 
 PASSES = {
     Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2), RescaledMap: (0, 1),
-    NormProfile: (len(POOL), 0),
+    NormProfile: (len(POOL), 0), NMD: (len(POOL), 0),
 }  # fmt: skip
 
 
@@ -333,6 +339,8 @@ def passes(detector: Detector) -> tuple[int, int]:
     """How often it runs the network itself, in `update` and in `score`."""
     if isinstance(detector, FSSD) and detector.step:
         return 1 + len(BLOCKS), 1 + len(BLOCKS)
+    if isinstance(detector, PRO):
+        return 0, 2 * detector.steps
     return PASSES.get(type(detector), (0, 0))
 
 

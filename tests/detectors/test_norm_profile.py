@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from src.data.distortions import Blur, PixelShuffle, Zoom
 from src.data.pseudo_ood import Jigsaw
 from src.detectors import Perturbed
-from src.detectors.norm_profile import NormProfile, log_odds
+from src.detectors.norm_profile import NormProfile
 from src.network import Network
 
 POOL = {"jigsaw": Jigsaw(2, border="keep", identity=False), "pixels": PixelShuffle()}
@@ -145,9 +145,10 @@ def test_what_a_small_image_does_not_allow_is_left_out() -> None:
 
 
 def test_too_few_images_are_refused() -> None:
-    row = np.random.default_rng(0).normal(size=(5, 3, 5))
+    detector, seen = NormProfile(POOL), new_network().observe(images(5))
+    detector.update(seen, torch.zeros(5).long(), torch.arange(5))
     with pytest.raises(ValueError, match=r"expected more held-out images than the 5 weights"):
-        log_odds(row, 1.0, nonnegative=False)
+        detector.fit(seen.network)
 
 
 @pytest.mark.parametrize("build", [
