@@ -35,7 +35,7 @@ def gen(logits: Tensor) -> Tensor:
         (Entropy(), lambda logits: -torch.distributions.Categorical(logits=logits).entropy()),
         (GEN(), gen),
     ],
-    ids=repr,
+    ids=["msp", "msp_50", "entropy", "gen"],
 )
 @pytest.mark.parametrize("steps", [1, 3])
 def test_it_is_the_smallest_score_on_a_descent_of_the_normalised_image(
