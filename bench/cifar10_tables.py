@@ -81,36 +81,12 @@ def section(start: str) -> str:
     return text
 
 
-def summary() -> str:
-    """Average AUROC / FPR95 (ID positive) of three detectors and of the best one."""
-    body = []
-    for network in reversed(NETWORKS):
-        row = rows()[network]
-        shown = [short(row, detector) for detector in ("featurenorm", "energy", "msp")]
-        auroc = {name: score.mean for name in compared(row) if (score := row.score(name, "auroc"))}
-        best = max(auroc, key=lambda name: auroc[name])
-        body.append([TITLES[network], *shown, f"{short(row, best)} `{best}`"])
-    return table(["network", "FeatureNorm", "Energy", "MSP", "best"], body)
-
-
 def choices() -> str:
     """The table of networks of `src.compare`, without the experiment and the number of runs."""
     lines = [line.strip("| ").split(" | ") for line in section("Networks").splitlines()]
     header, body = lines[0], lines[2:]
     kept = [at for at, title in enumerate(header) if title not in ("experiment", "n")]
     return table([header[at] for at in kept], [[line[at] for at in kept] for line in body])
-
-
-def compared(row: Row) -> list[str]:
-    """Returns the detectors that every run of a row was scored by."""
-    every = [set(run.detectors) for run in row.runs]
-    return [name for name in row.runs[0].detectors if all(name in known for known in every)]
-
-
-def short(row: Row, detector: str) -> str:
-    """Returns the mean average AUROC / FPR95 (ID positive) without its spread."""
-    scores = [row.score(detector, metric) for metric in METRICS[:2]]
-    return " / ".join(f"{100 * score.mean:.1f}" for score in scores if score)
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
@@ -232,7 +208,6 @@ def codec() -> str:
 
 
 TABLES = {
-    "summary": summary,
     "choices": choices,
     "networks": partial(section, "Networks"),
     "average-auroc": partial(section, "Average: AUROC"),
