@@ -11,10 +11,10 @@ A page holds the place of a table between two comments:
 import re
 from pathlib import Path
 
-from bench import cifar10_tables, study_tables
+from bench import cifar10_tables, imagenet_tables, study_tables
 
 ROOT = Path(__file__).parents[1]
-TABLES = {**cifar10_tables.TABLES, **study_tables.TABLES}
+TABLES = {**cifar10_tables.TABLES, **study_tables.TABLES, **imagenet_tables.TABLES}
 PLACE = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 

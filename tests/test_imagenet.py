@@ -36,7 +36,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_squeezenet_is_the_network_of_the_file(weights: Path) -> None:
-    layers = pickle.loads(weights.read_bytes())  # noqa: S301
+    layers = pickle.loads(weights.read_bytes())
     image = torch.rand(2, 3, 227, 227, generator=torch.Generator().manual_seed(1))
 
     def convolved(value: torch.Tensor, name: str, **options: int) -> torch.Tensor:
@@ -95,7 +95,7 @@ def test_no_photo_is_both_fitted_on_and_tested(images: Path) -> None:
 
 def test_a_photo_that_is_missing_is_told(images: Path) -> None:
     (images / "imagenet_sample/n00000000_name.jpg").unlink()
-    with pytest.raises(ValueError, match="expected 1000 photos, one of each class, .*got 999"):
+    with pytest.raises(ValueError, match=r"expected 1000 photos, one of each class, .*got 999"):
         imagenet.write_lists(images, images, 0)
 
 
