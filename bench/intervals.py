@@ -1,9 +1,10 @@
 """How far the AUROC of a run would move with other images of the same kind: bootstrap intervals.
 
-python -m bench.intervals RUN > FILE.csv
+python -m bench.intervals RUN
 
-One row for each detector: its average AUROC, its lead over FeatureNorm at the selected block, and
-the 95 % interval of both over 2,000 draws of the test images, the same for all detectors.
+It prints a CSV file with a row for each detector: its average AUROC, its lead over FeatureNorm at
+the selected block, and the 95 % interval of both over 2,000 draws of the test images, the same for
+all detectors.
 """
 
 import argparse
