@@ -11,10 +11,11 @@ A page holds the place of a table between two comments:
 import re
 from pathlib import Path
 
-from bench import cifar10_tables, profile_tables, study_tables
+from bench import cifar10_tables, imagenet_tables, profile_tables, study_tables
 
 ROOT = Path(__file__).parents[1]
-TABLES = {**cifar10_tables.TABLES, **profile_tables.TABLES, **study_tables.TABLES}
+MODULES = (cifar10_tables, profile_tables, study_tables, imagenet_tables)
+TABLES = {name: table for module in MODULES for name, table in module.TABLES.items()}
 PLACE = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""Tables of the quickstart and of the studies: 12 epochs, every detector, architectures, ImageNet.
+"""Tables of the quickstart and of the studies: 12 epochs, every detector, architectures.
 
 Nothing here is a command: `python -m bench.pages` writes these tables into the documentation.
 """
@@ -24,7 +24,6 @@ ARCHITECTURES = (
 QUICKSTART = [Run(RESULTS / f"quickstart/seed{seed}.json") for seed in range(5)]
 EARLIER = Run(RESULTS / "resnet18_cifar10_short.json")
 EVERY_DETECTOR = Run(RESULTS / "resnet18_cifar10_short_all.json")
-EFFICIENTNET = Run(RESULTS / "efficientnet_lite0_imagenet.json")
 
 
 def percent(
@@ -148,34 +147,6 @@ def architectures() -> str:
     return table([*header, *rest], body)
 
 
-def efficientnet_detectors() -> str:
-    """AUROC and FPR95 of both meanings."""
-    run = EFFICIENTNET
-    body = [
-        [
-            name,
-            percent(run, name),
-            " / ".join(percent(run, name, metric=metric) for metric in METRICS[1:]),
-        ]
-        for name in run.detectors
-    ]
-    return table(["detector", "AUROC", "FPR95 (ID positive / OOD positive)"], body)
-
-
-def efficientnet_blocks() -> str:
-    """NormRatio of each block, and AUROC of FeatureNorm there."""
-    run = EFFICIENTNET
-    body = [
-        [
-            selected(run, block),
-            f"{run.metrics['norm_ratio'][block]:.4f}",
-            percent(run, Column(FEATURE_NORM, block).name),
-        ]
-        for block in run.blocks
-    ]
-    return table(["block", "NormRatio", "AUROC"], body)
-
-
 TABLES = {
     "quickstart-seeds": quickstart_seeds,
     "quickstart-sets": quickstart_sets,
@@ -183,6 +154,4 @@ TABLES = {
     "earlier-detectors": earlier_detectors,
     "every-detector": every_detector,
     "architectures": architectures,
-    "efficientnet-detectors": efficientnet_detectors,
-    "efficientnet-blocks": efficientnet_blocks,
 }
