@@ -228,5 +228,5 @@ def test_a_training_without_benchmark_selects_and_scores_nothing(
     command("src.train", *SHORT, "benchmark=false", f"hydra.run.dir={tmp_path}")
     assert read_outcome(tmp_path).selected_block
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
-    curves = {"metrics.csv", "norm_ratio.csv", "selection_stability.json"}
+    curves = {"metrics.csv", "norm_ratio.csv", "selection.json", "selection_stability.json"}
     assert left == {"config.yaml", "last.ckpt", "best.ckpt"} | curves
