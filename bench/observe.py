@@ -1,4 +1,4 @@
-"""What observing costs: FeatureNorm of every block beside a plain forward, in time and memory.
+"""What observing costs beside a plain forward: FeatureNorm of every block, inputs of NormProfile.
 
 python -m bench.observe [--repeats 15]
 """
@@ -7,6 +7,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,10 +15,13 @@ from torch import Tensor
 from torchvision.models import resnet50
 
 from bench.common import alternate, ratio
+from src.data.distortions import Invert
+from src.detectors import NormProfile
 from src.models import resnet18
 from src.network import Network
 
 BLOCKS = r"layer[1-4]\.\d+"
+PROFILE = NormProfile({"invert": Invert()})
 CASES: dict[str, tuple[Callable[[], Network], int]] = {
     "ResNet18, 128 images of 32": (lambda: Network(resnet18(), BLOCKS), 128),
     "ResNet50, 16 images of 224": (
@@ -41,6 +45,9 @@ def run(network: Network, image: Tensor, way: str) -> None:
     """Makes one forward pass."""
     if way == "plain":
         network(image)
+    elif way == "profile":
+        read = PROFILE.reads(network)
+        PROFILE.inputs(network.observe(image, keep_maps=False, read=read))
     else:
         network.observe(image, keep_maps=way == "observe, maps kept")
 
@@ -77,12 +84,14 @@ def resident(entry: str) -> float:
 def compare(case: str, repeats: int) -> None:
     """Prints the ratios of one network."""
     network, image = prepared(case)
-    plain, observed = alternate(
-        repeats, lambda: run(network, image, "plain"), lambda: run(network, image, "observe")
+    ways = ("plain", "observe", "profile")
+    plain, observed, profile = alternate(
+        repeats, *(partial(run, network, image, way) for way in ways)
     )
     ratio(f"{case}: observe / plain forward", observed, plain)
-    memory = {way: peak(case, way) for way in ("plain", "observe", "observe, maps kept")}
-    for way in ("observe", "observe, maps kept"):
+    ratio(f"{case}: observe with the inputs of NormProfile / observe", profile, observed)
+    memory = {way: peak(case, way) for way in (*ways, "observe, maps kept")}
+    for way in ("observe", "profile", "observe, maps kept"):
         print(
             f"{case}: peak memory, {way} / plain forward: {memory[way] / memory['plain']:.3f} "
             f"({memory[way]:.0f} over {memory['plain']:.0f} MiB)"
