@@ -12,13 +12,14 @@ from PIL import Image
 from torchvision.models import mobilenet_v3_large
 
 from src.records.history import read_history
+from tests import TINY
 
 
 def test_weights_of_a_run_give_its_selection_and_its_scores(
     finished_run: Path, tmp_path: Path, command: Callable[..., None]
 ) -> None:
     weights = f"net.weights={finished_run / 'checkpoints/last.ckpt'}"
-    command("src.evaluate", weights, f"hydra.run.dir={tmp_path / 'run'}")
+    command("src.evaluate", *TINY, weights, f"hydra.run.dir={tmp_path / 'run'}")
     first, second = (
         json.loads((run / "metrics.json").read_text()) for run in (finished_run, tmp_path / "run")
     )
