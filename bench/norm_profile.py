@@ -21,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -276,7 +277,9 @@ def draw(content: Mapping[str, Any]) -> dict[str, Figure]:
             rows = [row for row in each["parts"] if row["part"] == part]
             x, y = zip(*((int(row["value"]), row["average"][0]) for row in rows), strict=True)
             axes.plot(x, y, marker="o", ms=3, label=network)
-        axes.set(xlabel=part, xscale="log" if axes is left else "linear")
+        axes.set(xlabel=part)
+    left.set_xscale("log")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylabel("average AUROC (%)")
     right.legend(frameon=False)
     for axes, (network, each) in zip(
