@@ -29,6 +29,7 @@ LABELLED = [  # learn each class from its images; here a class has one or none
 ]
 EXTRA_PASSES = [  # run the network again for each image
     *("odin", "odin_norm", "iodin", "adascale_a", "adascale_l", "rankfeat", "energy_rescaled"),
+    *("pro_msp", "pro_gen"),
 ]
 DIMENSION = 100  # of principal subspaces: the usual 512 is more than there are images
 
