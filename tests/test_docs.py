@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote
 
@@ -173,7 +174,10 @@ def commands() -> Iterator[tuple[str, str]]:
 def words_of(lines: list[str]) -> list[list[str]]:
     """What a shell makes of each line: braces, quotes and variables expanded, comments gone."""
     script = "\n".join(f"printf '%s\\n' {line}\necho '<end>'" for line in lines)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    with TemporaryDirectory() as elsewhere:  # for a line that redirects its output
+        done = subprocess.run(
+            ["bash", "-c", script], capture_output=True, text=True, check=True, cwd=elsewhere
+        )
     return [each.split("\n")[:-1] for each in done.stdout.split("<end>\n")[:-1]]
 
 
