@@ -29,7 +29,7 @@ from src.data import ImageData
 from src.data.distortions import Blur, Mixture, Noise, Rotate, Zoom
 from src.data.pseudo_ood import Jigsaw
 from src.detectors import NormProfile
-from src.detectors.norm_profile import CONSTANT, log_odds
+from src.detectors.log_odds import CONSTANT, log_odds
 from src.metrics import ood_metrics
 from src.metrics.stability import reseeded
 from src.network import Network
