@@ -193,25 +193,6 @@ class Benchmark(L.LightningModule):
         if self.needs_selection:
             self.network.block("selected")
 
-    def check_images(self, part: str, images: int) -> None:
-        """Refuses fewer ID images than a detector needs, before any training.
-
-        Args:
-            part: Part of the ID images: "train" or "validation".
-            images: Number of its images that the detectors will be fitted on.
-
-        Raises:
-            ValueError: If a detector needs more.
-        """
-        for name, detector in self.columns.items():
-            fewest = detector.fewest_images(self.network)
-            if detector.fit_on == part and images < fewest:
-                raise ValueError(
-                    f"expected at least {fewest} ID {part} images to fit {name}, got {images}; "
-                    "raise data.validation_size or trainer.limit_test_batches, or leave it out: "
-                    f"~detectors.{name}"
-                )
-
     def on_test_start(self) -> None:
         """Starts an empty table.
 

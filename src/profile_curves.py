@@ -27,8 +27,7 @@ class ProfileCurves(L.Callback):
         profile: The profile to fit.
 
     Raises:
-        ValueError: In `setup`, if the profile does not fit the network; after the first
-            validation, if there are fewer held-out images than weights.
+        ValueError: In `setup`, if the profile does not fit the network.
     """
 
     def __init__(self, profile: NormProfile) -> None:

@@ -80,10 +80,6 @@ class Detector(nn.Module):
                 "more; leave this detector out, or choose one of logits or distances"
             )
 
-    def fewest_images(self, network: Network) -> int:
-        """Returns how many ID images `fit` needs at least, so that fewer are refused early."""
-        return 0
-
     def prepare(self, network: Network) -> None:
         """Computes what the readers need, before the first image; later calls do nothing."""
 

@@ -37,12 +37,12 @@ class LogOdds(BlocksDetector):
         weight: (D,) weights of the standardised inputs, larger = speaks for ID.
         mean: (D,) means of the inputs on ID images.
         deviation: (D,) standard deviations of the inputs on ID images; infinite for an input
-            that never varies, which then says nothing.
+            that never varies, which then says nothing. If none varies, the score is constant.
         bias: () log odds of an image with the inputs' means.
 
     Raises:
         ValueError: If the pool is empty or the penalty is negative; in `check`, if all members of
-            the pool need larger images; in `fit`, if no input varies.
+            the pool need larger images.
     """
 
     fit_on = "validation"
@@ -103,11 +103,6 @@ class LogOdds(BlocksDetector):
         """Computes means, deviations and weights."""
         row = self.bank.compute().double()  # (N, 1 + members, D)
         self.mean, deviation = row[:, 0].mean(dim=0), row[:, 0].std(dim=0, correction=0)
-        if not (deviation > CONSTANT).any():
-            raise ValueError(
-                f"expected ID images that differ in what {type(self).__name__} reads, got "
-                f"{len(row)} with the same; use more images, or other blocks"
-            )
         self.deviation = deviation.where(deviation > CONSTANT, torch.inf)  # it says nothing
         standard = ((row - self.mean) / self.deviation).cpu().numpy()
         weight, bias = log_odds(standard, self.penalty, nonnegative=self.nonnegative)

@@ -37,7 +37,7 @@ class NMD(LogOdds):
 
     Raises:
         ValueError: If the pool is empty or the penalty is not above zero; in `check`, if all
-            members of the pool need larger images; in `fit`, if no channel varies.
+            members of the pool need larger images.
 
     Source:
         Dong et al., "Neural Mean Discrepancy for Efficient Out-of-Distribution Detection",

@@ -2,6 +2,7 @@
 
 __all__ = ["NormProfile"]
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from src.detectors.log_odds import LogOdds
 from src.metrics.norm_ratio import mean_activation
 from src.network import ForwardPass, Network, Reader
 
+log = logging.getLogger(__name__)
 SMALLEST = 1e-8  # keeps the logarithm of a norm finite where nothing is active
 
 
@@ -40,8 +42,7 @@ class NormProfile(LogOdds):
 
     Raises:
         ValueError: If there is nothing to read, the pool is empty or the penalty is negative; in
-            `check`, if all members of the pool need larger images; in `fit`, if there are fewer ID
-            images than weights, or no input varies.
+            `check`, if all members of the pool need larger images.
 
     Source:
         Experimental: ours. It weighs the blocks among which Yu et al., CVPR 2023,
@@ -72,10 +73,6 @@ class NormProfile(LogOdds):
                 f"{list(self.statistics)}; name one"
             )
 
-    def fewest_images(self, network: Network) -> int:
-        """Returns one more than there are weights."""
-        return len(self.statistics) * len(self.blocks or network.blocks) + self.energy + 1
-
     def reads(self, network: Network) -> Iterable[tuple[str, Reader]]:
         """Returns every block with the reader of its mean activation, if it is read."""
         if "mean" not in self.statistics:
@@ -103,14 +100,14 @@ class NormProfile(LogOdds):
         return [*names, ("logits", "energy")] if self.energy else names
 
     def fit(self, network: Network) -> None:
-        """Computes means, deviations and weights."""
-        images, fewest = len(self.bank.compute()), self.fewest_images(network)
-        if images < fewest:
-            raise ValueError(
-                f"expected more held-out images than the {fewest - 1} weights to learn, got "
-                f"{images}; raise data.validation_size, or read fewer statistics or blocks"
-            )
+        """Computes means, deviations and weights; warns if these are more than the images."""
         super().fit(network)
+        images, weights = len(self.bank.compute()), len(self.weight)
+        if images <= weights:
+            log.warning(
+                "NormProfile learns %d weights from %d held-out images, which is few; raise "
+                "data.validation_size", weights, images,
+            )  # fmt: skip
 
     def block_weights(self, network: Network) -> dict[str, dict[str, float | None]]:
         """Returns block -> "norm" or "mean" -> weight, and "logits" -> "energy" -> weight."""

@@ -42,10 +42,6 @@ class Wrapper(Detector):
         super().check(network)
         self.detector.check(network)
 
-    def fewest_images(self, network: Network) -> int:
-        """Returns how many ID images the wrapped detector needs at least."""
-        return self.detector.fewest_images(network)
-
     def prepare(self, network: Network) -> None:
         """Prepares the wrapped detector."""
         self.detector.prepare(network)

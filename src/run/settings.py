@@ -180,8 +180,7 @@ class Loaders(L.Callback):
         """Checks every stage that is to come.
 
         Raises:
-            ValueError: If a stage has no batch, a validation would never come, or a detector would
-                be fitted on too few images.
+            ValueError: If a stage has no batch, or a validation would never come.
         """
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
@@ -195,13 +194,8 @@ class Loaders(L.Callback):
                 )
         if stage in ("fit", "validate"):
             left(trainer, "limit_val_batches", len(data.val_dataloader()))
-        if self.benchmark is None:
-            return
-        for name in self.benchmark.loaders:
-            batches = left(trainer, "limit_test_batches", data.batches(name), f" of {name!r}")
-            if name in self.benchmark.fit_on:
-                at_most = batches * data.eval_batch_size * trainer.world_size
-                self.benchmark.check_images(name, min(at_most, data.images(name)))
+        for name in self.benchmark.loaders if self.benchmark else ():
+            left(trainer, "limit_test_batches", data.batches(name), f" of {name!r}")
 
 
 def left(trainer: L.Trainer, name: str, batches: int, of: str = "") -> int:

@@ -190,14 +190,6 @@ BENCHMARKS = {
         ["selection=none"],
         ["no block selected; train with BlockSelection", "or set at: <block>"],
     ),
-    "fewer held-out images than a detector has weights": (
-        ["data.validation_size=17"],
-        ["expected at least 18 ID validation images to fit norm_profile, got 17", "raise data."],
-    ),
-    "fewer batches than a detector needs": (
-        ["+trainer.limit_test_batches=1", "data.eval_batch_size=9"],
-        ["to fit norm_profile, got 9", "leave it out: ~detectors.norm_profile"],
-    ),
     "jigsaw finer than the image": (
         ["selection.pseudo_ood.grid=40"],
         ["expected a jigsaw grid of at most 24", "got 40; lower grid"],
