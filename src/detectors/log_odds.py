@@ -129,6 +129,8 @@ def log_odds(
         nonnegative: Whether weights are at least 0.
     """
     _, versions, size = row.shape
+    if not np.isfinite(row).all():  # the network overflows: the scores are NaN, and refused
+        return np.full(size, np.nan), np.nan
     flat = row.reshape(-1, size)
     sign = np.where(np.arange(len(flat)) % versions == 0, 1.0, -1.0)
     share = np.where(sign > 0, versions / 2, versions / (2 * (versions - 1)))

@@ -301,11 +301,12 @@ def test_nan_scores_are_kept_to_look_at_but_never_become_a_result(
     broken: Callable[[Change], Path], tmp_path: Path, command: Callable[..., None]
 ) -> None:
     run, path = tmp_path / "run", broken(overflow_in_the_head)
-    with pytest.raises(ValueError, match=r"finite scores, got NaN .*'msp' on 'id'; .* inspect it"):
+    named = r"finite scores, got NaN .*'norm_profile' on 'id'; .* inspect it"
+    with pytest.raises(ValueError, match=named):
         command("src.evaluate", f"checkpoint={path}", f"hydra.run.dir={run}")
     with np.load(run / "scores.npz") as table:
         columns = table["detectors"][~np.isfinite(table["score"]).all(axis=0)]
-    assert set(columns) == {"msp", "maxlogit", "energy"}
+    assert set(columns) == {"norm_profile", "msp", "maxlogit", "energy"}
     assert not {"metrics.json", "ood.csv"} & {path.name for path in run.iterdir()}
 
 
