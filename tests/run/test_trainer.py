@@ -162,19 +162,19 @@ AT_ZERO = {
 }
 TOO_FEW = {
     "a limit below a batch of training": (
-        ["+trainer.limit_train_batches=0.01"],
+        [*TINY, "+trainer.limit_train_batches=0.01"],
         ["expected trainer.limit_train_batches to leave a batch, got 0.01 of the 12 batches"],
     ),
     "a limit below a batch of validation": (
-        ["+trainer.limit_val_batches=0.1"],
+        [*TINY, "+trainer.limit_val_batches=0.1"],
         ["expected trainer.limit_val_batches to leave a batch, got 0.1 of the 2 batches"],
     ),
     "a limit below a batch of the benchmark": (
-        ["+trainer.limit_test_batches=0.2"],
+        [*TINY, "+trainer.limit_test_batches=0.2"],
         ["expected trainer.limit_test_batches to leave a batch, got 0.2 of the 3", "'id'"],
     ),
     "validations after more batches than there are": (
-        ["+trainer.val_check_interval=13"],
+        [*TINY, "+trainer.val_check_interval=13"],
         ["trainer.val_check_interval of at most the 12 batches", "check_val_every_n_epoch=null"],
     ),
 }
