@@ -171,7 +171,7 @@ TOO_FEW = {
     ),
     "a limit below a batch of the benchmark": (
         [*TINY, "+trainer.limit_test_batches=0.2"],
-        ["expected trainer.limit_test_batches to leave a batch, got 0.2 of the 3", "'id'"],
+        ["expected trainer.limit_test_batches to leave a batch, got 0.2 of the 2", "'validation'"],
     ),
     "validations after more batches than there are": (
         [*TINY, "+trainer.val_check_interval=13"],
