@@ -29,6 +29,7 @@ DECLARED = {
     ],
     "resnet18": [(2, 64, 1), (2, 128, 2), (2, 256, 4), (2, 512, 8)],
     "resnet18_digits": [(2, 16, 1), (2, 32, 2), (2, 64, 4), (2, 128, 8)],
+    "resnet18_mnist": [(2, 16, 1), (2, 32, 2), (2, 64, 4), (2, 128, 7)],  # 28 pixels become 4
     "resnet18_openood": [(2, 64, 1), (2, 128, 2), (2, 256, 4), (2, 512, 8)],
     "resnet34": [(3, 64, 1), (4, 128, 2), (6, 256, 4), (3, 512, 8)],
     "resnet50": [(3, 256, 1), (4, 512, 2), (6, 1024, 4), (3, 2048, 8)],
@@ -65,6 +66,7 @@ TAPPED = {
     "mobilenet_v3_cifar": ("features.0", "features.16", "Conv2dNormActivation InvertedResidual"),
     "resnet18": ("layer1.0", "layer4.1", "BasicBlock"),
     "resnet18_digits": ("layer1.0", "layer4.1", "BasicBlock"),
+    "resnet18_mnist": ("layer1.0", "layer4.1", "BasicBlock"),
     "resnet18_openood": ("layer1.0", "layer4.1", "BasicBlock"),
     "resnet34": ("layer1.0", "layer4.2", "BasicBlock"),
     "resnet50": ("layer1.0", "layer4.2", "Bottleneck"),
