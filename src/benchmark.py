@@ -2,11 +2,10 @@
 
 __all__ = ["KEPT", "Benchmark"]
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,33 +19,12 @@ from src.data.datasets import Batch
 from src.detectors import Detector, expand_blocks
 from src.metrics.score_table import Scores, ScoreTable
 from src.network import ForwardPass, Network
+from src.network.precision import in_float32
+from src.network.weights import digest
 from src.records.atomic import is_intact, try_to_write
 
 log = logging.getLogger(__name__)
 KEPT = ("fit.pt", "scores.pt")  # what a benchmark in progress leaves in its folder
-
-
-def digest(*parts: Any) -> str:
-    """Returns a hash of tensors, bytes, and of anything else by its representation."""
-    content = hashlib.sha256()
-    for part in parts:
-        if torch.is_tensor(part):
-            content.update(repr((part.dtype, part.shape)).encode())
-            part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        content.update(part if isinstance(part, bytes) else repr(part).encode())
-    return content.hexdigest()
-
-
-@contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
-    """Inside, the network runs in float32, also where cuDNN would round its inputs to TF32."""
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = tf32
 
 
 class Benchmark(L.LightningModule):
@@ -256,7 +234,7 @@ class Benchmark(L.LightningModule):
         self.table.update(score, source, batch.index, label, seen.logits.argmax(dim=1))
 
     def _precision(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.autocast else _float32(self.device)
+        return nullcontext() if self.autocast else in_float32(self.device)
 
     def _observe(self, image: Tensor, detectors: Collection[Detector], loader: str) -> ForwardPass:
         self.passes[loader] += 1

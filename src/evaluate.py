@@ -16,11 +16,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import hydra
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from src.records.configs import CONF
 from src.run.command_line import literally
@@ -28,6 +27,7 @@ from src.run.command_line import literally
 
 def evaluate(cfg: DictConfig) -> None:
     """Rebuilds network and data, selects a block if needed, benchmarks in `cfg.run_dir`."""
+    from src.run.asked import configured
     from src.run.configuration import check_trained
     from src.run.directory import is_finished
     from src.run.parts import build
@@ -62,41 +62,6 @@ def evaluate(cfg: DictConfig) -> None:
         if cfg.benchmark:
             run_benchmark(cfg, trainer, benchmark, data)
             report(cfg, trainer, benchmark, data, {"benchmark": perf_counter() - start})
-
-
-def configured(cfg: DictConfig) -> tuple[DictConfig, dict[str, Any] | None]:
-    """Returns the configuration of the evaluation, and the state dict of its checkpoint if any."""
-    from src.run.checkpoint import load_checkpoint
-    from src.run.configuration import OF_THIS_RUN, asked_keys, complete
-    from src.run.directory import resumed
-    from src.run.places import check_places
-    from src.run.pretrained import local_file
-    from src.run.targets import admitted
-
-    begun, _ = resumed(cfg)
-    checkpoint = load_checkpoint(local_file(begun.checkpoint)) if begun.checkpoint else None
-    state = checkpoint and checkpoint["state_dict"]
-    if begun is not cfg:
-        return begun, state
-    asked = asked_keys()
-    if checkpoint is not None:
-        replaced = {*asked, *OF_THIS_RUN}
-        trained = checkpoint["config"]
-        trained = admitted(trained, cfg.checkpoint, replaced=replaced, trust=cfg.trust)
-        for group in ("data", "detectors", "trainer"):
-            has = trained.get(group) or {}
-            if group not in asked and (
-                not has or (group != "detectors" and "_target_" not in has)
-            ):
-                raise ValueError(
-                    f"expected a checkpoint with its {group}, got {cfg.checkpoint} without; name "
-                    f"it: {group}=..."
-                )
-        own, cfg = cfg, complete(cfg, trained, asked)
-        check_places(cfg, own, own.checkpoint, trust=own.trust)
-    with open_dict(cfg):
-        cfg.reselect |= any(key.split(".")[0] == "selection" for key in asked)
-    return cfg, state
 
 
 def list_blocks(cfg: DictConfig) -> None:

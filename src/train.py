@@ -5,6 +5,7 @@ python -m src.train experiment=resnet18_cifar10             the paper's first ro
 python -m src.train -m experiment=resnet18_cifar10,vgg11_cifar10 seed=0,1,2
 python -m src.train -m experiment=cifar10_brief sweep=architectures     a sweep by its name
 torchrun --nproc-per-node=4 -m src.train experiment=resnet18_cifar10 trainer=ddp
+python -m src.train gate=true                               also makes a file that decides
 python -m src.train resume=logs/resnet18_cifar10/...        resumes an interrupted run
 python -m src.train -m seed=0,1,2 hydra.sweep.dir=DIR resume=auto      resumes a sweep in DIR
 """
@@ -23,6 +24,7 @@ from src.run.command_line import literally
 
 def train(cfg: DictConfig) -> None:
     """Runs one experiment and leaves its results in `cfg.run_dir`."""
+    from src.deploy import planned, write_gate
     from src.run.directory import is_finished, resumed
     from src.run.parts import build
     from src.run.session import after_fit, check_saved, report, run_benchmark, running
@@ -34,6 +36,7 @@ def train(cfg: DictConfig) -> None:
     cfg, checkpoint = resumed(cfg)
     check_installed(OmegaConf.to_container(cfg, resolve=False))
     seed_everything(cfg.seed)
+    gate = planned(cfg) if cfg.gate else None
     classifier, data, benchmark, _ = parts = build(cfg, trains=True)
     trainer = new_trainer(cfg, parts, trains=True)
 
@@ -43,12 +46,15 @@ def train(cfg: DictConfig) -> None:
         settle(trainer, parts)
         trained = perf_counter()
         after_fit(cfg, trainer)
-        if not cfg.benchmark:
-            check_saved(cfg, trainer)
-            return
-        run_benchmark(cfg, trainer, benchmark, data)
+        if cfg.benchmark:
+            run_benchmark(cfg, trainer, benchmark, data)
         seconds = {"train": trained - start, "benchmark": perf_counter() - trained}
-        report(cfg, trainer, benchmark, data, seconds)
+        if gate is not None:
+            write_gate(cfg, gate, classifier.network, data, trainer)
+        if cfg.benchmark:
+            report(cfg, trainer, benchmark, data, seconds)
+        else:
+            check_saved(cfg, trainer)
 
 
 @literally

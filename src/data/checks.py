@@ -2,6 +2,7 @@
 
 __all__ = [
     "PARTS",
+    "check_calibration",
     "check_classes",
     "check_groups",
     "check_images",
@@ -20,7 +21,7 @@ from src.data.datasets import ImageSet, Source, StoredImages
 from src.data.names import folded
 
 log = logging.getLogger(__name__)
-PARTS = {"train", "validation"}  # of the ID training images
+PARTS = {"train", "validation", "calibration"}  # of the ID training images
 RESERVED = {"id", "average"} | PARTS
 
 
@@ -31,6 +32,16 @@ def check_sizes(**sizes: object) -> None:
             raise ValueError(
                 f"expected data.{key} to be a whole number of at least 1, got {size!r}; set it"
             )
+
+
+def check_calibration(calibration_size: object, validation_size: int) -> None:
+    """Refuses to keep all held-out images for calibration, or a number that is none."""
+    if not isinstance(calibration_size, int) or not 0 <= calibration_size < validation_size:
+        raise ValueError(
+            f"expected data.calibration_size within 0..{validation_size - 1}, as some of the "
+            f"{validation_size} held-out images select, got {calibration_size!r}; lower it, or "
+            "raise data.validation_size"
+        )
 
 
 def check_classes(train: tuple[str, ...], test: tuple[str, ...]) -> None:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from src.data.cache import load_cached
 from src.data.checks import (
     PARTS,
+    check_calibration,
     check_classes,
     check_groups,
     check_images,
@@ -40,6 +41,8 @@ class ImageData(L.LightningDataModule):
         batch_size: Number of training images per batch and process.
         eval_batch_size: Number of images per batch and process in all other loaders.
         validation_size: Number of training images held out for validation and block selection.
+        calibration_size: Number of the held-out images that are kept for calibration alone, and
+            neither validate nor select.
         augmentation: Augmentation of the training batches; None for none.
         seed: Seed of the training order.
         split_seed: Seed of the held-out part. The default gives all training seeds the same part.
@@ -51,7 +54,8 @@ class ImageData(L.LightningDataModule):
             a norm can react to JPEG. `codec_change` holds the resulting change of the pixels.
 
     Raises:
-        ValueError: If a size is not a positive integer, if the training images have no classes or
+        ValueError: If a size is not a positive integer, if no held-out image is left beside those
+            that calibrate, if the training images have no classes or
             others than the test images, if an OOD set or group has a reserved name, if a group is
             empty or names an unknown OOD set, or if the ID images have no common codec to match.
     """
@@ -73,11 +77,13 @@ class ImageData(L.LightningDataModule):
         protocol: str = "",
         groups: Mapping[str, Sequence[str]] | None = None,
         match_codec: bool = False,
+        calibration_size: int = 0,
     ) -> None:
         super().__init__()
         check_sizes(
             batch_size=batch_size, eval_batch_size=eval_batch_size, validation_size=validation_size
         )
+        check_calibration(calibration_size, validation_size)
         check_classes(train.classes, test.classes)
         check_names(ood, groups or {})
         ood = {str(name): source for name, source in ood.items()}  # a year is a name, too
@@ -86,7 +92,8 @@ class ImageData(L.LightningDataModule):
         self.named = {"train": train, "id": test, **ood}
         tell_notes(self.named)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.validation_size, self.augmentation = validation_size, augmentation
+        self.validation_size, self.calibration_size = validation_size, calibration_size
+        self.augmentation = augmentation
         self.seed, self.split_seed, self.workers = seed, split_seed, workers
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.protocol = protocol
@@ -110,18 +117,15 @@ class ImageData(L.LightningDataModule):
         """Sets what the test loop runs over, in this order.
 
         Args:
-            names: Names of `sources`; "train" or "validation" for a part of the ID training
-                images, in evaluation order.
+            names: Names of `sources`; "train", "validation" or "calibration" for a part of the ID
+                training images, in evaluation order.
         """
         self.tested = tuple(names)
 
     def images(self, name: str) -> int:
         """Returns the number of images of a decoded set or part."""
         images: int = self.sets["train" if name in PARTS else name]["images"]
-        if name in PARTS:
-            held_out = self.validation_size
-            images = held_out if name == "validation" else images - held_out
-        return images
+        return len(range(images)[self._rows(name)]) if name in PARTS else images
 
     def batches(self, name: str) -> int:
         """Returns the number of batches, per process, of a set or part in evaluation order."""
@@ -197,7 +201,8 @@ class ImageData(L.LightningDataModule):
             images.files.label[images.row] if isinstance(images, StoredImages) else images.label
         )
         parts = (self.sets[name]["sha256"].encode(), label.cpu().numpy().tobytes())
-        return digest(*parts, str(self.validation_size) if name == "train" else "")
+        sizes = [self.validation_size, *filter(None, [self.calibration_size])]
+        return digest(*parts, "-".join(map(str, sizes)) if name == "train" else "")
 
     def pictures(self, name: str, index: Tensor) -> Tensor:
         """Returns the (n, C, H, W) uint8 images at these positions of a set, on the CPU."""
@@ -219,7 +224,7 @@ class ImageData(L.LightningDataModule):
         return self._loader(images, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Returns the held-out part of the training images."""
+        """Returns the held-out part of the training images, without those that calibrate."""
         return self._loader(self._part("validation"), self.eval_batch_size)
 
     def fit_dataloader(self) -> DataLoader[Batch]:
@@ -227,8 +232,16 @@ class ImageData(L.LightningDataModule):
         return self._loader(self._part("train"), self.eval_batch_size)
 
     def selection_dataloader(self) -> DataLoader[Batch]:
-        """Returns all training images, on which the official code selects the block."""
-        return self._loader(self._images("train"), self.eval_batch_size)
+        """Returns all training images, on which the official code selects the block.
+
+        Images that calibrate are left out.
+        """
+        images = self._images("train")
+        if self.calibration_size:
+            row = torch.arange(len(images))
+            calibrates = self._rows("calibration")
+            images = images.subset(torch.cat([row[: calibrates.start], row[calibrates.stop :]]))
+        return self._loader(images, self.eval_batch_size)
 
     def test_dataloader(self) -> list[DataLoader[Batch]]:
         """Returns one loader for each name given to `test_on`; by default those of `sources`."""
@@ -263,9 +276,16 @@ class ImageData(L.LightningDataModule):
         return self.loaded[name]
 
     def _part(self, part: str) -> ImageSet | StoredImages:
-        held_out = slice(None, self.validation_size)
-        rest = slice(self.validation_size, None)
-        return self._images("train").subset(held_out if part == "validation" else rest)
+        return self._images("train").subset(self._rows(part))
+
+    def _rows(self, part: str) -> slice:
+        """Returns where a part lies in the training images; the held-out ones are first."""
+        selecting = self.validation_size - self.calibration_size
+        return {
+            "validation": slice(0, selecting),
+            "calibration": slice(selecting, self.validation_size),
+            "train": slice(self.validation_size, None),
+        }[part]
 
     def _loader(
         self, images: ImageSet | StoredImages, batch_size: int, *, shuffle: bool = False

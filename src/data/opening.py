@@ -6,6 +6,7 @@ __all__ = [
     "SUFFIXES",
     "check_method",
     "check_pixels",
+    "open_bytes",
     "open_file",
     "open_member",
 ]
@@ -46,6 +47,17 @@ def open_file(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ValueError("it is a device, a pipe or a folder, not a file")
     check_bytes(state.st_size, max_pixels)
     return _opened(path, max_pixels)
+
+
+def open_bytes(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Opens the picture that a file's bytes hold as `open_file` does.
+
+    Raises:
+        OSError: If they have none of the formats.
+        ValueError: If they are more than permitted.
+    """
+    check_bytes(len(content), max_pixels)
+    return _opened(BytesIO(content), max_pixels)
 
 
 def open_member(archive: ZipFile, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:

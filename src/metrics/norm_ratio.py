@@ -53,7 +53,7 @@ def mean_activation(feature_map: Tensor) -> Tensor:
 
 def _pieces(feature_map: Tensor) -> list[Tensor]:
     """Splits a batch so that a copy of each piece stays in the cache of a CPU."""
-    if feature_map.device.type != "cpu":
+    if feature_map.device.type != "cpu" or torch.compiler.is_exporting():
         return [feature_map]
     # about three times faster than one large copy
     size = max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel())

@@ -1,11 +1,11 @@
 """A forward pass as detectors see it: logits, features, norms and what was read of the maps."""
 
-__all__ = ["ForwardPass", "Reader"]
+__all__ = ["ForwardPass", "Reader", "Unreached"]
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from src.network.network import Network
 
 Reader = Callable[[Tensor], Tensor]  # feature map (B, C, H, W) -> (B, ...), of each image alone
+
+
+class Unreached:
+    """What a forward pass that was cut has in place of its logits and its feature."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuses to be used."""
+        raise AttributeError(
+            f"expected a whole forward pass, got {name!r} of the logits or the feature of one "
+            "that was cut before them; observe without until="
+        )
 
 
 @dataclass(frozen=True)

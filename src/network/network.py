@@ -3,9 +3,9 @@
 __all__ = ["Network"]
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,17 @@ from torch.func import functional_call
 
 from src.metrics.norm_ratio import feature_norm
 from src.network.blocks import Place, find_blocks, propose_blocks
-from src.network.forward_pass import ForwardPass, Reader
+from src.network.forward_pass import ForwardPass, Reader, Unreached
 from src.network.head import call_of_head, find_head, head_logits, is_linear, logits_in
 from src.network.tracing import Call, in_mode, tap, trace
 from src.network.weights import load_weights
 from src.records.selection import CRITERIA, select
 
 _Look = tuple[Tensor, dict[tuple[str, Reader], Tensor], Tensor | None]
+
+
+class _CutError(Exception):
+    """Ends a forward pass behind the block at which the network is cut."""
 
 
 class Network(nn.Module):
@@ -116,6 +120,7 @@ class Network(nn.Module):
         *,
         keep_maps: bool = True,
         read: Iterable[tuple[str, Reader]] = (),
+        until: str | None = None,
     ) -> ForwardPass:
         """Runs one forward pass and returns what detectors need of it.
 
@@ -124,6 +129,8 @@ class Network(nn.Module):
             keep_maps: Whether to keep the feature map of every block. Without them, the memory is
                 that of a plain forward pass.
             read: (block, reader) pairs: results to compute from single maps as soon as they exist.
+            until: Block behind which the network is cut: what follows is not run. The pass then
+                has no logits and no feature, and nothing of later blocks.
         """
         readers: dict[str, list[Reader]] = {block: [] for block in self.places}
         for block, reader in dict.fromkeys(read):
@@ -140,15 +147,23 @@ class Network(nn.Module):
 
             return look
 
+        def leave(*_: object) -> None:
+            raise _CutError
+
+        behind = {} if until is None else {self.block(until): leave}
+        logits = feature = cast(Tensor, Unreached())
         with (
             tap(self.net, {b: look_at(b, place) for b, place in self.places.items()}) as seen,
             tap(self.net, {self.head_path: lambda inputs, _: inputs[0]}) as head,
+            tap(self.net, behind),
+            suppress(_CutError),
         ):
             logits = self(image)
+            feature = head[self.head_path]
         return ForwardPass(
             image,
             logits,
-            head[self.head_path],
+            feature,
             {block: value for block, (_, _, value) in seen.items() if value is not None},
             {block: norm for block, (norm, _, _) in seen.items()},
             self,

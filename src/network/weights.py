@@ -1,7 +1,8 @@
 """Weights trained elsewhere: read without running code, unwrapped, loaded whole or not at all."""
 
-__all__ = ["check_finite", "load_weights"]
+__all__ = ["check_finite", "digest", "load_weights"]
 
+import hashlib
 import re
 import sys
 from argparse import Namespace
@@ -198,3 +199,14 @@ def _cause(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     if stem in other and own[stem].shape[2:] != state[stem].shape[2:]:
         return "The stems differ, as between networks for small images and for ImageNet."
     return "They are of a deeper, shallower, wider or narrower network: choose that one."
+
+
+def digest(*parts: Any) -> str:
+    """Returns a hash of tensors, bytes, and of anything else by its representation."""
+    content = hashlib.sha256()
+    for part in parts:
+        if torch.is_tensor(part):
+            content.update(repr((part.dtype, part.shape)).encode())
+            part = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        content.update(part if isinstance(part, bytes) else repr(part).encode())
+    return content.hexdigest()

@@ -1,31 +1,21 @@
 """Checkpoints, written whole and read without running code from them."""
 
-__all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state", "network_of"]
+__all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state"]
 
-import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from src.classifier import FORMAT, Classifier
-from src.network import Network
 from src.network.weights import check_finite
 from src.records.atomic import try_to_write
 from src.records.schema import plain
-from src.records.selection import CRITERIA
-from src.run.targets import nodes
+from src.run.rebuild import check_measured
 from src.run.upgrade import upgraded
 
-MOST_TIMES, SMALL = 8, 10**7  # of the weights in a file: what its network may take before it loads
 GROUPS = ("data", "detectors", "optim", "selection", "trainer")
-LARGEST = 2**17  # class, channel or pixel in a network that a file describes
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -129,49 +119,6 @@ def _is_checkpoint(content: Any) -> bool:
     )
 
 
-def network_of(net: DictConfig, state: Mapping[str, Any], source: object) -> Network:
-    """Returns a network as a checkpoint describes it, without its weights.
-
-    Before any memory is taken, the number of its weights is compared with that of the file.
-
-    Raises:
-        ValueError: If it cannot be built, or is far larger than the weights in the file.
-    """
-    given = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
-    try:
-        largest = max(_numbers(OmegaConf.to_container(net, resolve=True)), default=0)
-        if largest > LARGEST:
-            raise ValueError(f"expected sizes of at most {LARGEST}, got {largest}")
-        planned = _planned(net.net)
-        if planned > MOST_TIMES * given + SMALL:
-            raise ValueError(f"expected a network of about {given} weights, got {planned}")
-        network: Network = instantiate(net)
-        if not isinstance(network, Network):
-            raise TypeError(f"expected a Network, got {type(network).__name__}")
-    except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        first = str(cause).partition("\n")[0]
-        raise ValueError(
-            f"expected a network that can be built as its checkpoint describes it, got {source}: "
-            f"{first[:300]}; leave out net=, since a checkpoint brings its own, or fetch it again"
-        ) from None
-    return network
-
-
-def _planned(net: DictConfig) -> int:
-    """Returns the number of a network's weights, without memory for them."""
-    try:
-        with torch.device("meta"):
-            return sum(value.numel() for value in instantiate(net).state_dict().values())
-    except Exception:  # some compute while they build; then the real one says what is wrong
-        return 0
-
-
-def _numbers(config: Any) -> Iterator[float]:
-    """Yields every number of a plain configuration."""
-    return (abs(node) for _, node in nodes(config) if isinstance(node, int | float))
-
-
 def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None:
     """Loads the weights and the selection of a checkpoint.
 
@@ -187,15 +134,4 @@ def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None
             f"{path}, which is of another network ({first[:300]}); leave out net=, since a "
             "checkpoint brings its own"
         ) from None
-    for name, values in classifier.network.measured.items():
-        least = -sys.float_info.max if name == "paired_t" else 0
-        broken = [block for block, value in values.items() if not _is_number(value, least)]
-        if broken:
-            raise ValueError(
-                f"expected {CRITERIA[name]} that is a number, got another in {broken[0]} of "
-                f"{path}; fetch it again, or take an earlier checkpoint of that training"
-            )
-
-
-def _is_number(value: Any, least: float) -> bool:
-    return isinstance(value, int | float) and least <= value <= sys.float_info.max
+    check_measured(classifier.network, path)

@@ -11,8 +11,9 @@ from src.benchmark import Benchmark
 from src.block_selection import BlockSelection
 from src.classifier import Classifier
 from src.data import ImageData
-from src.run.checkpoint import load_state, network_of
+from src.run.checkpoint import load_state
 from src.run.configuration import without_ood
+from src.run.rebuild import network_of
 from src.run.settings import check_schedule
 
 WATCHING = ("callbacks", "profiler")  # a training, not the network that a checkpoint describes

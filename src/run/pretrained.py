@@ -15,8 +15,9 @@ from src.classifier import Classifier
 from src.data.download import fetch, writing, wrong
 from src.data.registry import RemoteFile
 from src.network import Network
-from src.run.checkpoint import load_checkpoint, load_state, network_of
+from src.run.checkpoint import load_checkpoint, load_state
 from src.run.configuration import OF_THIS_RUN, without_weights
+from src.run.rebuild import network_of
 from src.run.targets import admitted
 
 ROOT = Path(__file__).parents[2]
