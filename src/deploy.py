@@ -4,7 +4,6 @@ python -m src.deploy checkpoint=logs/quickstart/.../checkpoints/last.ckpt
 python -m src.deploy checkpoint=PATH detector=energy alpha=0.01   another detector, fewer alarms
 python -m src.deploy checkpoint=PATH test=true             tells, too, what is found of OOD sets
 python -m src.deploy checkpoint=PATH by_class=true         promises alpha for each predicted class
-python -m src.deploy checkpoint=PATH format=[onnx,pt2]     exports the gate, too, and compares
 """
 
 __all__ = ["deploy", "main", "planned", "write_gate"]

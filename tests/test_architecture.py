@@ -19,12 +19,14 @@ from tests import REPOSITORY
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "wandb"}
 # room -> the rooms that it may import, from the door down: no arrow runs up
 ROOMS = {
-    "train": ("run", "records"),
+    "train": ("deploy", "run", "records"),
     "evaluate": ("run", "report", "records"),
     "release": ("run", "report", "records"),
+    "deploy": ("gate", "run", "metrics", "records"),
+    "gate": ("run", "benchmark", "detectors", "network", "data", "metrics", "records"),
     "page": ("report",),
     "run": (
-        *("report", "benchmark", "block_selection", "classifier"),
+        *("report", "benchmark", "block_selection", "classifier", "detectors"),
         *("loggers", "network", "data", "records"),
     ),
     "search": ("records",),
@@ -43,10 +45,12 @@ ROOMS = {
     "records": (),
     "counter_random": (),
 }
-FRAMEWORK_FREE = ("counter_random", "models", "metrics", "network", "detectors", "records")
+FRAMEWORK_FREE = (
+    *("counter_random", "models", "metrics", "network", "detectors", "gate", "records"),
+)
 # the only places that know Hydra: entry points, the life of a run, and the end of a sweep
 HYDRA = (
-    *("src.train", "src.evaluate", "src.run", "src.data.__main__"),
+    *("src.train", "src.evaluate", "src.deploy", "src.run", "src.data.__main__"),
     *("src.search.__main__", "src.search.space", "src.compare.sweep"),
 )
 MODULES = sorted(

@@ -32,7 +32,9 @@ COMMUNITY = [REPOSITORY / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")]
 DOCS = REPOSITORY / "docs"
 PAGES = [README, *COMMUNITY, *sorted(DOCS.rglob("*.md"))]
 ROOMS = sorted(path.parent.name for path in REPOSITORY.glob("src/*/__init__.py"))
-CONFIGS = {"src.train": "train", "src.evaluate": "evaluate", "src.data": "prepare"}
+CONFIGS = {
+    "src.train": "train", "src.evaluate": "evaluate", "src.deploy": "deploy", "src.data": "prepare",
+}  # fmt: skip
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|&& )(?:python|torchrun|srun)[^&]* -m (src|bench|docs)\b")
 
@@ -257,7 +259,7 @@ def code_of(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", ["add_detector", "add_logger", "add_data", "faq", "networks", "api/index"]
+    "page", ["add_detector", "add_logger", "add_data", "networks", "api/index"]
 )
 def test_documented_code_runs(page: str, finished_run: Path) -> None:
     (code,) = code_of(DOCS / f"{page}.md", "python")
@@ -267,7 +269,6 @@ def test_documented_code_runs(page: str, finished_run: Path) -> None:
         "add_detector": "Margin",
         "add_logger": "JSONLines",
         "add_data": "Squares",
-        "faq": "threshold",
         "networks": "network",
         "api/index": "score",
     }

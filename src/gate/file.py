@@ -2,21 +2,23 @@
 
 __all__ = ["load", "save"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from src.gate.calibration import Calibration
-from src.gate.gate import Gate
 from src.gate.picture import Picture
 from src.network.weights import check_finite
 from src.records.atomic import is_intact, write_whole
 from src.records.schema import fields, many, maybe, number, plain, text, whole
 from src.run.rebuild import check_measured, detector_of, network_of
 from src.run.targets import admitted
+
+if TYPE_CHECKING:
+    from src.gate.gate import Gate
 
 FORMAT = 1
 FACTS = fields(
@@ -38,7 +40,7 @@ FACTS = fields(
 STATES = ("network", "fitted", "calibration")
 
 
-def save(gate: Gate, path: Path, net: Mapping[str, Any], detector: Mapping[str, Any]) -> None:
+def save(gate: "Gate", path: Path, net: Mapping[str, Any], detector: Mapping[str, Any]) -> None:
     """Writes a gate whole or not at all.
 
     Args:
@@ -73,8 +75,14 @@ def save(gate: Gate, path: Path, net: Mapping[str, Any], detector: Mapping[str, 
     write_whole(path, lambda partial: torch.save(content, partial))
 
 
-def load(path: Path, *, trust: bool = False) -> Gate:
-    """Returns the gate in a file; see `Gate.load`."""
+def load(path: Path, build: Callable[..., "Gate"], *, trust: bool = False) -> "Gate":
+    """Returns the gate in a file; see `Gate.load`.
+
+    Args:
+        path: File of `save`.
+        build: What receives the parts: `Gate`.
+        trust: Whether the file may name classes of any package.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"expected a gate, got no file at {path}; make one: python -m src.deploy "
@@ -93,7 +101,7 @@ def load(path: Path, *, trust: bool = False) -> Gate:
         calibration = Calibration(
             score, prediction if by_class else None, facts["alpha"], facts["classes"]
         )
-        gate = Gate(
+        gate = build(
             network,
             detector,
             calibration,

@@ -95,7 +95,7 @@ class Gate(nn.Module):
         """
         from src.gate.file import load
 
-        return load(Path(path), trust=trust)
+        return load(Path(path), cls, trust=trust)
 
     @property
     def alpha(self) -> float:

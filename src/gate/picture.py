@@ -99,12 +99,12 @@ class Picture:
     def _of_array(self, image: NDArray[Any]) -> Tensor:
         if image.dtype in (np.uint8, np.uint16) and image.ndim == 2:
             return self._of_picture(Pillow.fromarray(image))
-        if image.ndim not in (2, 3):
+        if image.ndim not in (2, 3) or image.dtype.kind not in "uif":
             raise ValueError(
-                f"expected an array (H, W, C) or (H, W), got one of shape {image.shape}; give a "
-                "list of arrays for several images"
+                f"expected an array (H, W, C) or (H, W) of numbers, got {image.dtype} of shape "
+                f"{image.shape}; give a list of arrays for several images"
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(image))
+        tensor = torch.from_numpy(np.array(image, image.dtype.newbyteorder("=")))
         return self._of_tensor(tensor[None] if image.ndim == 2 else tensor.movedim(2, 0))
 
     def _of_tensor(self, image: Tensor) -> Tensor:

@@ -16,7 +16,12 @@ ALPHAS = (0.01, 0.05, 0.1)
 
 
 def rates(
-    scores: Scores, alphas: Sequence[float], *, by_class: bool, classes: Sequence[str]
+    scores: Scores,
+    alphas: Sequence[float],
+    *,
+    classes: Sequence[str],
+    by_class: bool = False,
+    column: int = 0,
 ) -> dict[str, Any]:
     """Returns alpha -> bound, false alarms with their 95 % interval, and OOD set -> share found.
 
@@ -24,10 +29,11 @@ def rates(
     images is left out.
 
     Args:
-        scores: Scores of one detector for "calibration", then "id", then the OOD sets.
+        scores: Scores for "calibration", then "id", then the OOD sets.
         alphas: Rates of false alarms.
-        by_class: Whether the p-value is conditional on the predicted class.
         classes: Names of the classes.
+        by_class: Whether the p-value is conditional on the predicted class.
+        column: Position of the detector.
     """
     of = {name: scores.source == number for number, name in enumerate(scores.sources)}
     known, *tested = of
@@ -35,11 +41,11 @@ def rates(
     for alpha in sorted(alphas):
         prediction = scores.prediction[of[known]] if by_class else None
         try:
-            calibration = Calibration(scores.score[of[known], 0], prediction, alpha, classes)
+            calibration = Calibration(scores.score[of[known], column], prediction, alpha, classes)
         except ValueError:
             continue
         flagged = {
-            name: calibration(scores.score[of[name], 0], scores.prediction[of[name]])[1]
+            name: calibration(scores.score[of[name], column], scores.prediction[of[name]])[1]
             for name in tested
         }
         false = flagged.pop("id")

@@ -1,0 +1,58 @@
+"""What gates of the released networks and of the quickstart flag, on the full local sets.
+
+python -m bench.gates data_dir=PATH     # measures; writes docs/results/gates.json
+
+Half of the held-out ID images select the block and fit the profile, the other half calibrate. No
+test image and no OOD image has a part in any threshold.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from bench.common import new_trainer
+from src.benchmark import Benchmark
+from src.classifier import Classifier
+from src.data import ImageData
+from src.gate.rates import ALPHAS, rates
+from src.run import load_network
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "docs/results/gates.json"
+RELEASED = {"VGG11": "vgg11", "WRN-16-4": "wrn16_4", "ResNet18": "resnet18"}
+DETECTORS = ("norm_profile", "featurenorm", "energy")
+
+
+def measured(network: str, *overrides: str) -> dict[str, Any]:
+    """Returns detector -> alpha -> rates of one network."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["run_dir=unused", *overrides])
+    data: ImageData = instantiate(cfg.data, calibration_size=cfg.data.validation_size // 2)
+    classifier, selection = Classifier(load_network(network)), instantiate(cfg.selection)
+    trainer = new_trainer("32-true", selection)
+    trainer.validate(classifier, datamodule=data, verbose=False)
+    detectors = {name: instantiate(cfg.detectors[name]) for name in DETECTORS}
+    benchmark = Benchmark(classifier.network, detectors, ("calibration", *data.sources))
+    scores = benchmark.run(trainer, data)
+    found = {
+        name: rates(scores, ALPHAS, classes=data.named["id"].classes, column=scores.column(name))
+        for name in DETECTORS
+    }
+    return {"calibration": data.calibration_size, "images": scores.counts, "detectors": found}
+
+
+def main() -> None:
+    """Measures each network, and keeps what is measured as soon as it is there."""
+    content: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for title, name in RELEASED.items():
+        content[title] = measured(f"{name}_cifar10_short", "data=local", *sys.argv[1:])
+        RESULT.write_text(json.dumps(content, indent=1) + "\n")
+        print(title, json.dumps(content[title]["detectors"]["norm_profile"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
