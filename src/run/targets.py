@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from inspect import isfunction
 from typing import Any
 
-import src.loggers as loggers
 from src.records.schema import plain
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,8 @@ SETTINGS = {"_partial_": bool, "_recursive_": bool, "_convert_": str, "_args_": 
 def packages_of(target: str) -> dict[str, str | None]:
     """Returns the packages that a target imports, each with the extra that installs it."""
     first = target.partition(".")[0]
-    logger = getattr(loggers, target.removeprefix("src.loggers."), None)
+    place, _, name = target.rpartition(".")
+    logger = getattr(import_module(place), name, None) if place == "src.loggers" else None
     return {first: EXTRAS.get(first)} | getattr(logger, "packages", {})
 
 
