@@ -81,7 +81,10 @@ def agreement(
         sum(len(found["score"]) for _, found in pairs),
         differing,
         ties,
-        *(max(float(_moved(*each, name).max()) for each in pairs) for name in ("score", "p_value")),
+        *(
+            max(float(_moved(*each, name).max()) for each in pairs)
+            for name in ("score", "p_value")
+        ),
     )
 
 

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -112,22 +111,21 @@ def export_gate(
     """
     program = traced(gate, classify=classify, half=half)
     images = [image, *other_sizes(image)]
+    facts = _facts(gate, half=half)
     found: dict[Path, Agreement] = {}
 
+    def write(partial: Path) -> None:
+        save, read = SAVED[partial.suffix]
+        save(program, partial, facts)
+        agrees = found[path.with_suffix(partial.suffix)] = agreement(gate, read(partial), images)
+        if agrees.differing and not half:
+            raise ValueError(
+                f"expected {partial.name} to decide as the gate does, got {agrees}; it was not "
+                "written: use gate.pt, and report this"
+            )
+
     for each in formats:
-        save, reader = (_save_onnx, _onnx) if each == "onnx" else (_save_pt2, _pt2)
-        file = path.with_suffix(f".{each}")
-
-        def write(partial: Path, save: Any = save, reader: Any = reader, file: Path = file) -> None:
-            save(program, partial, _facts(gate, half=half))
-            found[file] = agreement(gate, reader(partial), images)
-            if found[file].differing and not half:
-                raise ValueError(
-                    f"expected {file} to decide as the gate does, got {found[file]}; nothing was "
-                    "written: use gate.pt, and report this"
-                )
-
-        write_whole(file, write)
+        write_whole(path.with_suffix(f".{each}"), write)
     return found
 
 
@@ -210,8 +208,8 @@ def _save_onnx(program: ExportedProgram, path: Path, facts: dict[str, str]) -> N
         first = str(error.__cause__ or error).strip().partition("\n")[0]
         raise ValueError(
             "expected a detector that ONNX has the operations for, got "
-            f"{facts['detector']}, which cannot be exported ({first[:200]}); choose format=pt2, or "
-            "another detector"
+            f"{facts['detector']}, which cannot be exported ({first[:200]}); set format=pt2, or "
+            "choose another detector"
         ) from error
     assert model is not None
     model.model.metadata_props.update(facts)
@@ -243,3 +241,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+SAVED = {".pt2": (_save_pt2, _pt2), ".onnx": (_save_onnx, _onnx)}

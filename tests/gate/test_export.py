@@ -1,0 +1,175 @@
+"""What is exported decides as the gate does, without the gate, and says so if it cannot."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.detectors import MSP, Detector, Energy, FeatureNorm, Perturbed
+from src.gate import Calibration, Gate, Picture, export_gate
+from src.gate.agreement import agreement, other_sizes, trial_images
+from src.gate.export import FORMATS, Exported, asked_formats, traced
+from tests.detectors.test_detectors import DETECTORS, fitted, new_network
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+
+def new_gate(build: Callable[[], Detector], *, by_class: bool = False, alpha: float = 0.1) -> Gate:
+    """A gate for 8 x 8 grey images, calibrated on noise."""
+    network = new_network()
+    detector = fitted(build, network)
+    image = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    detector.prepare(network)
+    seen = network.observe(image)
+    prediction = seen.logits.argmax(dim=1) if by_class else None
+    calibration = Calibration(detector.score(seen).detach(), prediction, alpha, ["left", "right"])
+    return Gate(
+        network, detector, calibration,
+        classes=["left", "right"], picture=Picture((1, 8, 8)), name="tried",
+    )  # fmt: skip
+
+
+def session(path: Path) -> Any:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def test_both_formats_decide_as_the_gate_at_any_batch_and_size(tmp_path: Path) -> None:
+    gate = new_gate(lambda: FeatureNorm(at="3"))
+    found = export_gate(gate, tmp_path / "gate.pt", FORMATS, trial_images(gate))
+    assert {path.name for path in tmp_path.iterdir()} == {"gate.onnx", "gate.pt2"}
+    for path, each in found.items():
+        assert path.parent == tmp_path
+        assert (each.differing, each.ties) == (0, 0)
+        assert each.images > 300
+        assert each.score < 1e-5
+    run = session(tmp_path / "gate.onnx")
+    assert [each.shape for each in run.get_inputs()] == [["batch", 1, "height", "width"]]
+    module = torch.export.load(tmp_path / "gate.pt2").module()
+    for shape in ((1, 1, 1), (1, 8, 8), (7, 50, 9), (64, 8, 30)):
+        image = torch.randint(256, (shape[0], 1, *shape[1:]), dtype=torch.uint8)
+        expected = gate.judge(torch.stack([gate.picture(each) for each in image]))._asdict()
+        names = [each.name for each in run.get_outputs()]
+        assert names == list(expected)
+        of_onnx = dict(zip(names, run.run(None, {"image": image.numpy()}), strict=True))
+        of_pt2 = module(image)
+        for name, value in expected.items():
+            assert of_pt2[name].dtype == value.dtype
+            assert of_onnx[name].dtype == value.numpy().dtype
+            torch.testing.assert_close(of_pt2[name], value, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                torch.from_numpy(of_onnx[name]), value, rtol=1e-5, atol=1e-6
+            )
+
+
+def test_a_gate_by_class_decides_alike_and_tells_what_it_is(tmp_path: Path) -> None:
+    gate = new_gate(Energy, by_class=True)
+    (found,) = export_gate(gate, tmp_path / "g.pt", ["onnx"], trial_images(gate)).values()
+    assert found.differing == 0
+    facts = session(tmp_path / "g.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == ["left", "right"]
+    assert facts["digest"] == gate.digest
+    assert (facts["detector"], facts["alpha"], facts["size"]) == ("tried", "0.1", "8")
+
+
+def operations(gate: Gate, *, classify: bool) -> list[str]:
+    return [str(node.target) for node in traced(gate, classify=classify).graph.nodes]
+
+
+def test_without_the_class_nothing_is_left_behind_the_block_that_decides(tmp_path: Path) -> None:
+    gate = new_gate(lambda: FeatureNorm(at="1"))
+    whole, cut = (operations(gate, classify=each) for each in (True, False))
+    assert sum("conv2d" in each for each in cut) == 1
+    assert any("avg_pool2d" in each for each in whole)
+    assert not any("avg_pool2d" in each or "linear" in each for each in cut)
+    assert len(cut) < len(whole)
+    (path,) = export_gate(gate, tmp_path / "g.pt", ["onnx"], trial_images(gate), classify=False)
+    assert [each.name for each in session(path).get_outputs()] == ["score", "p_value", "is_ood"]
+
+
+def test_a_cropping_pipeline_is_part_of_the_graph() -> None:
+    gate = new_gate(lambda: FeatureNorm(at="1"))
+    gate.picture = Picture((1, 8, 8), short_side=10)
+    image = torch.randint(256, (3, 1, 40, 31), dtype=torch.uint8)
+    expected = gate.judge(torch.stack([gate.picture(each) for each in image])).score
+    assert traced(gate).module()(image)["score"].equal(expected)
+
+
+def test_an_export_that_decides_otherwise_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = new_gate(lambda: FeatureNorm(at="3"))
+    wrong = new_gate(lambda: FeatureNorm(at="3"))
+    wrong.network.net[0].weight.data *= 1.5
+    program = traced(wrong)
+    monkeypatch.setattr("src.gate.export.traced", lambda *_, **__: program)
+    with pytest.raises(ValueError, match=r"expected g.pt2 to decide .*, got .* [1-9]\d* decided"):
+        export_gate(gate, tmp_path / "g.pt", ["pt2"], trial_images(gate))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_score_on_the_threshold_is_a_tie_and_counted() -> None:
+    gate = new_gate(lambda: FeatureNorm(at="3"))
+    image = trial_images(gate)
+    shift = 0.0
+
+    def run(pixels: Any) -> Any:
+        judged = gate.judge(torch.stack([gate.picture(each) for each in torch.from_numpy(pixels)]))
+        again = gate.calibration(judged.score + shift, judged.label)
+        said = judged._replace(score=judged.score + shift, p_value=again[0], is_ood=again[1])
+        return {name: value.numpy() for name, value in said._asdict().items()}
+
+    score = gate.judge(torch.stack([gate.picture(each) for each in image])).score
+    gate.calibration.known += score.median() - gate.calibration.threshold[0]
+    assert agreement(gate, run, [image]).ties == 0
+    shift = -1e-9
+    found = agreement(gate, run, [image])
+    assert (found.differing, found.ties > 0) == (0, True)
+    shift = -float(gate.calibration.known.std())
+    assert agreement(gate, run, [image]).differing > 10
+
+
+def test_half_precision_counts_decisions_that_changed(tmp_path: Path) -> None:
+    gate = new_gate(lambda: FeatureNorm(at="3"))
+    (path,) = found = export_gate(gate, tmp_path / "g.pt", ["pt2"], trial_images(gate), half=True)
+    assert 0 < found[path].score < 0.1
+    weights = torch.export.load(path).state_dict
+    assert weights["gate.network.net.0.weight"].dtype == torch.float16
+    assert gate.network.net[0].weight.dtype == torch.float32
+
+
+def exportable(build: Callable[[], Detector]) -> bool:
+    """Whether a detector is one that needs no gradient: these and no others are to export."""
+    return not isinstance(build(), Perturbed)
+
+
+@pytest.mark.parametrize("build", DETECTORS, ids=lambda build: repr(build()))
+def test_a_detector_exports_or_is_refused_by_name(
+    build: Callable[[], Detector], tmp_path: Path
+) -> None:
+    gate = new_gate(build)
+    kind = type(gate.detector).__name__
+    try:
+        found = export_gate(gate, tmp_path / "g.pt", ["pt2"], trial_images(gate))
+    except ValueError as error:
+        assert f"got {kind} (tried), which cannot be exported" in str(error)  # noqa: PT017
+        assert not list(tmp_path.iterdir())
+    else:
+        assert [each.differing for each in found.values()] == [0]
+
+
+def test_unknown_formats_and_images_that_are_no_pictures_are_refused() -> None:
+    assert asked_formats("pt2") == ("pt2",)
+    with pytest.raises(ValueError, match="expected a format out of pt2, onnx, got 'tflite'"):
+        asked_formats(["pt2", "tflite"])
+    gate = new_gate(MSP)
+    gate.picture = Picture((1, 8, 6))
+    with pytest.raises(ValueError, match="expected a gate of square images in grey or RGB"):
+        Exported(gate)
+
+
+def test_images_of_other_sizes_are_compared() -> None:
+    image = torch.arange(2 * 64, dtype=torch.uint8).view(2, 1, 8, 8)
+    assert {tuple(each.shape[2:]) for each in other_sizes(image)} == {(16, 24), (41, 8)}
