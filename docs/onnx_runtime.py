@@ -14,10 +14,13 @@ gate = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvide
 facts = gate.get_modelmeta().custom_metadata_map
 names, classes = [output.name for output in gate.get_outputs()], json.loads(facts["classes"])
 for path in sys.argv[2:]:
-    with Image.open(path) as picture:  # grey by way of RGB, as everywhere in this package
-        pixels = np.asarray(
-            picture.convert("RGB").convert("L" if facts["channels"] == "1" else "RGB")
-        )
-    image = np.atleast_3d(pixels).transpose(2, 0, 1)[None]  # (1, C, H, W) uint8, of any size
-    said = {name: value[0].item() for name, value in zip(names, gate.run(None, {"image": image}))}
-    print(path, said | {"label": classes[said["label"]]} if "label" in said else said)
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    if facts["channels"] == "1":
+        picture = picture.convert("L")
+    pixels = np.atleast_3d(picture).transpose(2, 0, 1)[None]  # (1, C, H, W) uint8, of any size
+    values = (each.item() for each in gate.run(None, {"image": pixels}))
+    said = dict(zip(names, values, strict=True))
+    if "label" in said:
+        said["label"] = classes[said["label"]]
+    print(path, said)  # noqa: T201
