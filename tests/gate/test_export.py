@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from src.detectors import MSP, Detector, Energy, FeatureNorm, Perturbed
+from src.detectors import MSP, Detector, Energy, FeatureNorm
 from src.gate import Calibration, Gate, Picture, export_gate
 from src.gate.agreement import agreement, other_sizes, trial_images
 from src.gate.export import FORMATS, Exported, asked_formats, traced
 from src.gate.file import save
 from tests import REPOSITORY
 from tests.conftest import Command, Refused
-from tests.detectors.test_detectors import DETECTORS, fitted, new_network
+from tests.detectors.test_detectors import DETECTORS, EXPORTED, fitted, new_network
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -149,12 +149,10 @@ def test_half_precision_counts_decisions_that_changed(tmp_path: Path) -> None:
     assert gate.network.net[0].weight.dtype == torch.float32
 
 
-def exportable(build: Callable[[], Detector]) -> bool:
-    """Whether a detector is one that needs no gradient: these and no others are to export."""
-    return not isinstance(build(), Perturbed)
-
-
-@pytest.mark.parametrize("build", DETECTORS, ids=lambda build: repr(build()))
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "build", DETECTORS[: len(EXPORTED)], ids=lambda build: type(build()).__name__
+)
 def test_a_detector_exports_or_is_refused_by_name(
     build: Callable[[], Detector], tmp_path: Path
 ) -> None:
