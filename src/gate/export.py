@@ -145,7 +145,7 @@ def traced(gate: Gate, *, classify: bool = True, half: bool = False) -> Exported
     try:
         with _quiet(), in_float32(image.device), torch.no_grad():
             program = torch.export.export(exported, (image,), dynamic_shapes=shapes, strict=False)
-            return program.run_decompositions({})  # drops what no output needs
+            return _without_dead_code(program.run_decompositions({}))
     except Exception as error:  # torch.export raises many types
         first = str(error).strip().partition("\n")[0]
         raise ValueError(
@@ -153,6 +153,19 @@ def traced(gate: Gate, *, classify: bool = True, half: bool = False) -> Exported
             f"gradients, got {type(gate.detector).__name__} ({gate.name}), which cannot be "
             f"exported ({type(error).__name__}: {first[:200]}); use gate.pt, or another detector"
         ) from error
+
+
+def _without_dead_code(program: ExportedProgram) -> ExportedProgram:
+    """Drops what no output needs, and the checks of types within the graph that would keep it."""
+    graph = program.graph
+    for node in graph.find_nodes(
+        op="call_function", target=torch.ops.aten._assert_tensor_metadata.default
+    ):
+        if node.args[0].op != "placeholder":  # what comes from outside is checked
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def _halve(gate: Gate) -> None:
