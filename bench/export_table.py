@@ -4,11 +4,17 @@ python -m bench.export_table
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from src.gate.agreement import trial_images
-from src.gate.export import FORMATS, export_gate
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from src.detectors import Detector
+from src.gate import Gate
+from src.gate.agreement import agreement, trial_images
+from src.gate.export import FORMATS, SAVED, traced
 from tests.detectors.test_detectors import DETECTORS, EXPORTED
 from tests.gate.test_export import new_gate
 
@@ -19,23 +25,39 @@ TABLE = re.compile(
 REASON = re.compile(r"which cannot be exported \((.*)\)(; use gate\.pt|; set format)", re.S)
 
 
-def tried(number: int, form: str) -> str:
-    """Returns "yes", or why a detector does not export to a format."""
-    gate = new_gate(DETECTORS[number])
+def tried(build: Callable[[], Detector]) -> list[str]:
+    """Returns "yes", or why a detector does not export, for each format."""
+    gate = new_gate(build)
+    images = [trial_images(gate)[::4]]
+    try:
+        program = traced(gate)
+    except ValueError as error:
+        return [_reason(error)] * len(FORMATS)
+    return [_saved(gate, program, each, images) for each in FORMATS]
+
+
+def _saved(gate: Gate, program: ExportedProgram, form: str, images: list[Tensor]) -> str:
+    save, read = SAVED[f".{form}"]
     with TemporaryDirectory() as folder:
+        path = Path(folder, f"gate.{form}")
         try:
-            export_gate(gate, Path(folder, "gate.pt"), [form], trial_images(gate)[::4])
-        except ValueError as error:
-            found = REASON.search(str(error))
-            return "no: " + " ".join((found[1] if found else str(error)).split())[:120]
-    return "yes"
+            save(program, path, {"detector": gate.name})
+            found = agreement(gate, read(path), images)
+        except Exception as error:  # a runtime may refuse the file, too
+            return _reason(error)
+    return f"no: {found.differing} decisions differ" if found.differing else "yes"
+
+
+def _reason(error: Exception) -> str:
+    found = REASON.search(str(error))
+    return "no: " + " ".join((found[1] if found else str(error)).split())[:120]
 
 
 def main() -> None:
     """Tries every detector in every format, prints the rows and writes the table."""
     rows = [f"| detector | {' | '.join(FORMATS)} |", f"|---|{'---|' * len(FORMATS)}"]
-    for number, kind in enumerate(EXPORTED):
-        cells = [tried(number, form).replace("|", "\\|") for form in FORMATS]
+    for kind, build in zip(EXPORTED, DETECTORS, strict=False):
+        cells = [each.replace("|", "\\|") for each in tried(build)]
         rows.append(f"| {kind.__name__} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
     table = "\n".join(rows) + "\n"
