@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import Node
 
 from src.gate.agreement import Agreement, Said, agreement, other_sizes
 from src.gate.gate import Gate, Judgement
@@ -161,7 +163,8 @@ def _without_dead_code(program: ExportedProgram) -> ExportedProgram:
     for node in graph.find_nodes(
         op="call_function", target=torch.ops.aten._assert_tensor_metadata.default
     ):
-        if node.args[0].op != "placeholder":  # what comes from outside is checked
+        checked = node.args[0]
+        if not (isinstance(checked, Node) and checked.op == "placeholder"):  # the image is checked
             graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
@@ -206,14 +209,14 @@ def _pt2(path: Path) -> Callable[[NDArray[np.uint8]], Said]:
 
 
 def _save_onnx(program: ExportedProgram, path: Path, facts: dict[str, str]) -> None:
-    names = [str(each) for each in program.call_spec.out_spec.context]
+    outputs: Any = program.call_spec.out_spec  # that of a dictionary
     try:
         with _quiet():
-            model = torch.onnx.export(
+            model: Any = torch.onnx.export(
                 program,
                 dynamo=True,
                 input_names=["image"],
-                output_names=names,
+                output_names=list(outputs.context),
                 dynamic_shapes=(INPUT,),
                 verbose=False,
             )
@@ -224,7 +227,6 @@ def _save_onnx(program: ExportedProgram, path: Path, facts: dict[str, str]) -> N
             f"{facts['detector']}, which cannot be exported ({first[:200]}); set format=pt2, or "
             "choose another detector"
         ) from error
-    assert model is not None
     model.model.metadata_props.update(facts)
     model.save(path, external_data=False)
 

@@ -2,6 +2,8 @@
 
 __all__ = ["Resize"]
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,7 @@ class Resize(nn.Module):
 
     def _weights(self, length: int, side: Tensor, whole: Tensor) -> Tensor:
         """Returns the (size, length) weights of an axis, whole numbers in float64."""
-        of = {"dtype": side.dtype, "device": side.device}
+        of: dict[str, Any] = {"dtype": side.dtype, "device": side.device}
         place = torch.arange(self.size, **of) + ((whole - self.size) / 2).round()
         scale = side / whole
         centre = ((place + 0.5) * scale)[:, None]
