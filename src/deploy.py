@@ -4,9 +4,11 @@ python -m src.deploy checkpoint=logs/quickstart/.../checkpoints/last.ckpt
 python -m src.deploy checkpoint=PATH detector=energy alpha=0.01   another detector, fewer alarms
 python -m src.deploy checkpoint=PATH test=true             tells, too, what is found of OOD sets
 python -m src.deploy checkpoint=PATH by_class=true         promises alpha for each predicted class
+python -m src.deploy checkpoint=PATH format=[onnx,pt2]     exports the gate, too, and compares
+python -m src.deploy export=logs/.../gate.pt format=onnx   exports a gate without data
 """
 
-__all__ = ["deploy", "main", "planned", "write_gate"]
+__all__ = ["deploy", "export", "main", "planned", "write_exports", "write_gate"]
 
 import json
 import logging
@@ -22,15 +24,20 @@ from src.run.command_line import literally
 
 if TYPE_CHECKING:
     import lightning as L
+    from torch import Tensor
 
     from src.data import ImageData
+    from src.gate import Gate
     from src.network import Network
 
 log = logging.getLogger(__name__)
 
 
 def deploy(cfg: DictConfig) -> None:
-    """Rebuilds network and data, fits and calibrates the detector, and writes the gate."""
+    """Rebuilds network and data, fits and calibrates the detector, and writes the gate.
+
+    With `export`, a gate that is there is exported instead.
+    """
     from src.run.asked import configured
     from src.run.configuration import asked_keys, check_trained
     from src.run.parts import build
@@ -39,6 +46,13 @@ def deploy(cfg: DictConfig) -> None:
     from src.run.targets import check_installed
     from src.run.trainer import new_trainer, seed_everything
 
+    if cfg.format or cfg.export:
+        from src.gate.export import asked_formats
+
+        cfg.format = list(asked_formats(cfg.format or ()))
+    if cfg.export:
+        export(cfg)
+        return
     own = cfg
     cfg, state = configured(cfg)
     seed_everything(cfg.seed)
@@ -69,6 +83,40 @@ def deploy(cfg: DictConfig) -> None:
             trainer.validate(parts.classifier, datamodule=parts.data, verbose=False)
             report_selection(cfg, trainer, parts.classifier.network)
         write_gate(cfg, config, parts.classifier.network, parts.data, trainer)
+
+
+def export(cfg: DictConfig) -> None:
+    """Exports the gate in a file, which needs neither data nor training.
+
+    The key is not `gate`, which says in src.train whether to make one.
+
+    Raises:
+        ValueError: If no format is asked for, the file is no gate, or it cannot be exported.
+    """
+    from src.gate import Gate
+    from src.gate.agreement import trial_images
+
+    if not cfg.format:
+        raise ValueError("expected a format beside export=, got none; set format=onnx or pt2")
+    gate = Gate.load(cfg.export, trust=cfg.trust)
+    write_exports(cfg, gate, Path(cfg.output or cfg.export), trial_images(gate))
+
+
+def write_exports(cfg: DictConfig, gate: "Gate", path: Path, image: "Tensor") -> None:
+    """Exports a gate to files beside its own, and says how they agree with it.
+
+    Args:
+        cfg: Configuration with the formats, and with what is exported.
+        gate: Gate.
+        path: File of the gate.
+        image: (n, C, H, W) uint8 images to compare on.
+    """
+    from src.gate.export import export_gate
+    from src.records.console import say
+
+    found = export_gate(gate, path, cfg.format, image, classify=cfg.classify, half=cfg.half)
+    for file, each in found.items():
+        say(f"{file}: {each}")
 
 
 def planned(cfg: DictConfig, *others: DictConfig) -> dict[str, Any]:
@@ -112,7 +160,7 @@ def write_gate(
         trainer: Trainer of the run.
     """
     from src.gate.file import save
-    from src.gate.making import make_gate
+    from src.gate.making import comparison_images, make_gate
     from src.gate.rates import ALPHAS, rates, rates_table
     from src.records.atomic import write_whole
     from src.records.console import say, show
@@ -153,6 +201,8 @@ def write_gate(
         f"{facts['images']} that calibrated it, it rejects at most {100 * gate.alpha:g} % in the "
         f"mean, and at most {100 * facts['bound']:.1f} % with 95 % confidence"
     )
+    if cfg.get("format"):
+        write_exports(cfg, gate, path, comparison_images(data))
 
 
 @literally

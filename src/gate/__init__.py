@@ -9,13 +9,15 @@ from src.records.lazy import exports
 
 if TYPE_CHECKING:
     from src.gate.calibration import Calibration
+    from src.gate.export import export_gate
     from src.gate.gate import Gate, Judgement, Verdict
     from src.gate.picture import Picture
 
-__all__ = ["Calibration", "Gate", "Judgement", "Picture", "Verdict"]
+__all__ = ["Calibration", "Gate", "Judgement", "Picture", "Verdict", "export_gate"]
 
 MODULES = {
     "calibration": ("Calibration",),
+    "export": ("export_gate",),
     "gate": ("Gate", "Judgement", "Verdict"),
     "picture": ("Picture",),
 }

@@ -1,12 +1,13 @@
 """Makes a gate: fits its detector and calibrates it on ID images that did nothing else."""
 
-__all__ = ["asked_detector", "make_gate"]
+__all__ = ["asked_detector", "comparison_images", "make_gate"]
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import PIL
 import torch
+from torch import Tensor
 
 from src.benchmark import Benchmark
 from src.detectors import Detector
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from src.network import Network
 
 CALIBRATION = "calibration"
+COMPARED = 1000  # images on which an export is compared with its gate
 
 
 def asked_detector(name: str, *configured: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,3 +102,11 @@ def make_gate(
         made={**(made or {}), "selected_block": network.selected, "versions": versions},
     )
     return gate, scores
+
+
+def comparison_images(data: "ImageData") -> Tensor:
+    """Returns up to 1,000 (n, C, H, W) uint8 images, in equal shares of test and OOD sets."""
+    share = COMPARED // len(data.sources)
+    return torch.cat(
+        [data.pictures(name, torch.arange(min(share, data.images(name)))) for name in data.sources]
+    )
