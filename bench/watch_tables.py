@@ -1,0 +1,2 @@
+RESULT=None
+TABLES={}
