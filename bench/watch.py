@@ -1,8 +1,8 @@
 """False alarms and delays of the watch over a stream: the numbers of docs/watch.md.
 
-python -m bench.watch                    prints the tables again from docs/results/watch.json
-python -m bench.watch RUN                measures: RUN is the directory of an evaluation of
-                                         vgg11_cifar10_short, whose scores.npz is read
+python -m bench.watch                    prints the tables again, from docs/results/watch.json
+python -m bench.watch false_alarms       counts false alarms
+python -m bench.watch RUN                measures delays with the scores.npz in the directory of
 python -m src.evaluate checkpoint=vgg11_cifar10_short data=local data_dir=PATH detectors=quick
 
 False alarms are counted on simulated ID streams, with capitals that are not those of the class but
@@ -13,7 +13,8 @@ ID images without replacement from the ID test images, and OOD images from a tes
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from bench import watch_tables
+from bench.watch_tables import RESULT, TABLES
 from src.metrics import Scores, ood_metrics
 from src.metrics.watch import (
     EPSILONS,
@@ -40,7 +41,8 @@ Array = NDArray[np.float64]
 SIZES = (200, 1000, 5000)  # calibration images
 DELTAS = (0.01, 0.05)
 STREAMS, LENGTH = 1000, 10_000  # of the false alarms
-DRAWN, WATCHED, CHANGE = 100, 5000, 5000  # streams of a delay, their length, images before a change
+DRAWN, WATCHED = 100, 5000  # streams of a delay, and their length
+CHANGE, AFTER = 5000, 3000  # images before a change and after it
 OOD_SHARES = (0.01, 0.05, 0.2, 1.0)
 SETS = ("svhn", "tiny_imagenet")
 DETECTOR = "featurenorm"
@@ -65,47 +67,44 @@ def peaks(values: Iterator[Array]) -> Array:
     return peak
 
 
-def false_alarms() -> list[dict[str, Any]]:
-    """Returns how many ID streams raise an alarm, for each reference, martingale and delta."""
+def false_alarms(n: int) -> list[dict[str, Any]]:
+    """Returns how many ID streams raise an alarm, for each reference, martingale and delta.
+
+    "plain" ranks among the n calibration images alone, with random ties, and pays nothing for it.
+    """
+    draw = np.random.default_rng(n)
+    known = np.sort(draw.random((STREAMS, n)), axis=1)
+    score = draw.random((STREAMS, LENGTH))
+    rank = np.stack([k.searchsorted(s) for k, s in zip(known, score, strict=True)])
+    smoothed = (rank + draw.random(score.shape)) / (n + 1)
+    growing = np.stack([growing_p_values(known[i], score[i], i) for i in range(STREAMS)])
+    top = {
+        "growing": dict.fromkeys(DELTAS, peaks(power(p) for p in growing.T)),
+        "fixed": {
+            delta: peaks(table[:, r] for r in rank.T) / 2
+            for delta in DELTAS
+            for table in (np.exp(Fixed(known[0], delta / 2).table),)
+        },
+        "plain": dict.fromkeys(DELTAS, peaks(power(p) for p in smoothed.T)),
+    }
     found = []
-    for n in SIZES:
-        draw = np.random.default_rng(n)
-        known = np.sort(draw.random((STREAMS, n)), axis=1)
-        score = draw.random((STREAMS, LENGTH))
-        rank = np.stack([k.searchsorted(s) for k, s in zip(known, score, strict=True)])
-        smoothed = (rank + draw.random(score.shape)) / (n + 1)
-        ranked = [
-            np.concatenate([
-                reference.p_value(part, 500 * number)
-                for number, part in enumerate(np.split(s, LENGTH // 500))
-            ])
-            for s, reference in (
-                (score[seed], Growing(known[seed], seed)) for seed in range(STREAMS)
-            )
-        ]  # fmt: skip
-        top = {
-            ("growing", delta): peak
-            for peak in (peaks(power(p) for p in np.stack(ranked).T),)
-            for delta in DELTAS
-        }
-        top |= {
-            ("plain", delta): peak
-            for peak in (peaks(power(p) for p in smoothed.T),)
-            for delta in DELTAS
-        }
-        for delta in DELTAS:
-            table = np.exp(Fixed(known[0], delta / 2).table)
-            top["fixed", delta] = peaks(table[:, r] for r in rank.T) / 2
-        for (reference, delta), peak in top.items():
-            for name, capital in zip(MARTINGALES, peak, strict=True):
-                count = int((capital >= 1 / delta).sum())
-                low, high = clopper_pearson(count, STREAMS)
-                found.append({
-                    "images": n, "reference": reference, "martingale": name, "delta": delta,
-                    "alarms": count, "streams": STREAMS, "low": low, "high": high,
-                })  # fmt: skip
-        print(f"false alarms with {n} calibration images counted", flush=True)
+    for reference, delta, position in product(top, DELTAS, range(len(MARTINGALES))):
+        alarms = int((top[reference][delta][position] >= 1 / delta).sum())
+        low, high = clopper_pearson(alarms, STREAMS)
+        found.append({
+            "images": n, "reference": reference, "martingale": MARTINGALES[position],
+            "delta": delta, "alarms": alarms, "streams": STREAMS, "low": low, "high": high,
+        })  # fmt: skip
     return found
+
+
+def growing_p_values(known: Array, score: Array, seed: int) -> Array:
+    """Returns the p-values of a stream whose reference grows."""
+    reference, size = Growing(known, seed), 200
+    return np.concatenate([
+        reference.p_value(score[first : first + size], first)
+        for first in range(0, len(score), size)
+    ])  # fmt: skip
 
 
 def clopper_pearson(count: int, trials: int) -> tuple[float, float]:
@@ -166,37 +165,37 @@ def all_delays(scores: Scores) -> dict[str, Any]:
     sets = {name: scores.of(name)[:, column] for name in SETS}
     auroc = {name: float(ood_metrics(known, score)["auroc"]) for name, score in sets.items()}
     content: dict[str, Any] = {"detector": DETECTOR, "auroc": auroc, "start": [], "change": []}
-    plans = [("start", n, share, 0) for n in SIZES for share in OOD_SHARES]
-    plans += [("change", 1000, share, CHANGE) for share in OOD_SHARES[1:]]
-    for part, images, share, start in plans:
-        for name, score in sets.items():
-            for reference in REFERENCES:
-                length = WATCHED if not start else len(known) - 1000 - CHANGE
-                length = min(length, len(score), 3000 if start else WATCHED)
-                found = delays(
-                    known.numpy(), score.numpy(), images, share, start, length,
-                    reference=reference,
-                )  # fmt: skip
-                for martingale, delay in found.items():
-                    content[part].append({
-                        "images": images, "share": share, "set": name, "reference": reference,
-                        "martingale": martingale, "length": length, **summary(delay),
-                    })  # fmt: skip
-        print(f"delays of {part} with {images} images, {share:.0%} OOD measured", flush=True)
+    plans = [("start", n, share) for n in SIZES for share in OOD_SHARES]
+    plans += [("change", 1000, share) for share in OOD_SHARES[1:]]
+    for part, images, share in plans:
+        before, after = (0, WATCHED) if part == "start" else (CHANGE, AFTER)
+        for (name, score), reference in product(sets.items(), REFERENCES):
+            found = delays(
+                known.numpy(), score.numpy(), images, share, before, after, reference=reference
+            )
+            for martingale, delay in found.items():
+                content[part].append({
+                    "images": images, "share": share, "set": name, "reference": reference,
+                    "martingale": martingale, "before": before, "after": after,
+                    "streams": DRAWN, **summary(delay),
+                })  # fmt: skip
+        print(f"{part}, {images} calibration images, {share:.0%} OOD: measured", flush=True)
     return content
 
 
 def main() -> None:
-    """Measures if a run is given, then prints the tables."""
+    """Measures the part that is asked for, then prints all tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path, nargs="?")
-    run = parser.parse_args().run
-    if run is not None:
-        content = {"false_alarms": false_alarms()}
-        content["delays"] = all_delays(Scores.load(run / "scores.npz"))
-        watch_tables.RESULT.write_text(json.dumps(content, indent=1) + "\n")
-    tables: dict[str, Callable[[], str]] = watch_tables.TABLES
-    for table in tables.values():
+    parser.add_argument("part", nargs="?", help="false_alarms, or the directory of a run")
+    part = parser.parse_args().part
+    if part is not None:
+        content = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        if part == "false_alarms":
+            content[part] = [row for n in SIZES for row in false_alarms(n)]
+        else:
+            content["delays"] = all_delays(Scores.load(Path(part, "scores.npz")))
+        RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    for table in TABLES.values():
         print(table(), end="\n\n")
 
 

@@ -1,4 +1,4 @@
-"""A watch over a stream of images: an alarm when they are no longer like the calibration images."""
+"""A watch over a stream of scores: an alarm when they stop being like those of ID images."""
 
 __all__ = ["MARTINGALES", "REFERENCES", "Watch", "Watched", "rows"]
 
@@ -119,7 +119,8 @@ class Watch:
                     f"expected the {name} to be one of {', '.join(allowed)}, got {value!r}"
                 )
         self.delta, self.martingale, self.reference = delta, martingale, reference
-        self.seed, self.position, self.alarm = seed, 0, None
+        self.seed, self.position = seed, 0
+        self.alarm: int | None = None
         ordered = np.sort(_finite(known))
         self._reference: Growing | Fixed
         if reference == "growing":
@@ -127,8 +128,6 @@ class Watch:
         else:
             self._reference = Fixed(ordered, delta / 2)
         self._carry = opening(())
-
-    alarm: int | None
 
     def update(self, score: Tensor) -> Watched:
         """Bets on each of (B,) scores, in order; how a stream is cut into batches is irrelevant.
@@ -144,8 +143,9 @@ class Watch:
         position = torch.arange(first + 1, self.position + 1)
         p_value = torch.from_numpy(np.concatenate([p for p, _ in parts]))
         capital = torch.from_numpy(np.concatenate([log for _, log in parts], axis=1))
+        power, mixture, restart = capital / np.log(10)
         alarm = position >= (self.position + 1 if self.alarm is None else self.alarm)
-        return Watched(position, p_value, *(capital / np.log(10)), alarm)
+        return Watched(position, p_value, power, mixture, restart, alarm)
 
     def _bet(self, score: Array) -> tuple[Array, Array]:
         """Returns (B,) p-values and (3, B) logarithms of capital of at most `CHUNK` scores."""

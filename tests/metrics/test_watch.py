@@ -121,7 +121,7 @@ def test_ood_images_raise_the_alarm_at_the_start_and_in_the_middle(reference: st
     watched = watch.update(shifted)
     assert watch.alarm is not None
     assert watch.alarm < 50
-    assert watched.alarm.nonzero()[0].item() + 1 == watch.alarm == watched.position[watched.alarm][0]
+    assert watched.position[watched.alarm][0] == watch.alarm
     assert watched.restart[watch.alarm - 1] >= 2 > watched.restart[: watch.alarm - 1].max()
     late = Watch(known, reference=reference)
     late.update(scores(2000, seed=1))
