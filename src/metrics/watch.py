@@ -196,7 +196,7 @@ class Watch:
                 and 0 <= position < smallest
                 and (alarm is None or (isinstance(alarm, int) and 0 < alarm <= position))
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"expected the state of a watch, got one that is damaged ({error}); start anew"
             ) from None
