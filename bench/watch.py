@@ -41,7 +41,8 @@ Array = NDArray[np.float64]
 SIZES = (200, 1000, 5000)  # calibration images
 DELTAS = (0.01, 0.05)
 STREAMS, LENGTH = 1000, 10_000  # of the false alarms
-DRAWN, WATCHED = 100, 5000  # streams of a delay, and their length
+DRAWN, WATCHED = 50, 5000  # streams of a delay, and their length
+PART = 250  # images between two looks at the capital
 CHANGE, AFTER = 5000, 3000  # images before a change and after it
 OOD_SHARES = (0.01, 0.05, 0.2, 1.0)
 SETS = ("svhn", "tiny_imagenet")
@@ -139,11 +140,16 @@ def delays(
         stream[is_ood] = ood_images[: is_ood.sum()]
         stream[~is_ood] = id_images[images : images + (~is_ood).sum()]
         watch = Watch(torch.from_numpy(id_images[:images]), seed=seed, **options)
-        watched = watch.update(torch.from_numpy(stream))
-        line = -np.log10(watch.delta)
+        first: dict[str, int] = {}
+        for part in torch.from_numpy(stream).split(PART):
+            watched = watch.update(part)
+            for name in set(MARTINGALES) - set(first):
+                over = watched.position[getattr(watched, name) >= -np.log10(watch.delta)]
+                first |= {name: int(over[0]) - start} if len(over) else {}
+            if len(first) == len(MARTINGALES):
+                break
         for name in MARTINGALES:
-            over = (getattr(watched, name) >= line).nonzero()
-            found[name].append(int(over[0]) + 1 - start if len(over) else None)
+            found[name].append(first.get(name))
     return found
 
 
