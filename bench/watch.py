@@ -1,4 +1,4 @@
-"""False alarms and delays of the watch over a stream: the numbers of docs/watch.md.
+"""False alarms and delays of the watch over a stream: those of docs/watch.md, and more.
 
 python -m bench.watch                    prints the tables again, from docs/results/watch.json
 python -m bench.watch false_alarms       counts false alarms
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from bench.watch_tables import RESULT, TABLES
+from bench.watch_tables import DELAYS, RESULT, TABLES
 from src.metrics import Scores, ood_metrics
 from src.metrics.watch import (
     EPSILONS,
@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 SIZES = (200, 1000, 5000)  # calibration images
 DELTAS = (0.01, 0.05)
 STREAMS, LENGTH = 1000, 10_000  # of the false alarms
-DRAWN, WATCHED = 50, 5000  # streams of a delay, and their length
+DRAWN, WATCHED = 15, 5000  # streams of a delay, and their length
 PART = 250  # images between two looks at the capital
 CHANGE, AFTER = 5000, 3000  # images before a change and after it
 OOD_SHARES = (0.01, 0.05, 0.2, 1.0)
@@ -201,7 +201,8 @@ def main() -> None:
         else:
             content["delays"] = all_delays(Scores.load(Path(part, "scores.npz")))
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
-    for table in TABLES.values():
+    measured = json.loads(RESULT.read_text())
+    for table in (*TABLES.values(), *(DELAYS.values() if "delays" in measured else ())):
         print(table(), end="\n\n")
 
 

@@ -70,8 +70,5 @@ def _delay(row: dict[str, Any]) -> str:
     return found if row["median"] is None else f"{row['median']:g} ({found})"
 
 
-TABLES = {
-    "watch-false-alarms": false_alarms,
-    "watch-start": start,
-    "watch-change": change,
-}
+TABLES = {"watch-false-alarms": false_alarms}
+DELAYS = {"start": start, "change": change}  # on no page
