@@ -23,6 +23,7 @@ ROOMS = {
     "evaluate": ("run", "report", "records"),
     "release": ("run", "report", "records"),
     "deploy": ("gate", "run", "metrics", "records"),
+    "detect": ("gate", "run", "records"),
     "gate": ("run", "benchmark", "detectors", "network", "data", "metrics", "records"),
     "page": ("report",),
     "run": (
@@ -50,7 +51,8 @@ FRAMEWORK_FREE = (
 )
 # the only places that know Hydra: entry points, the life of a run, and the end of a sweep
 HYDRA = (
-    *("src.train", "src.evaluate", "src.deploy", "src.run", "src.data.__main__"),
+    *("src.train", "src.evaluate", "src.deploy", "src.detect"),
+    *("src.run", "src.data.__main__"),
     *("src.search.__main__", "src.search.space", "src.compare.sweep"),
 )
 MODULES = sorted(

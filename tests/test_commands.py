@@ -21,6 +21,7 @@ HYDRA = ("src.train", "src.evaluate", "src.data")
 OTHERS = ("src.compare", "src.search", "src.report", "src.release")
 COMMANDS = [
     *[(module, "--help") for module in (*HYDRA, *OTHERS)],
+    ("src.detect", "--help"),
     *[(module, "--cfg", "job") for module in HYDRA],
     *[(module, "-sc", "query=bash") for module in HYDRA],
 ]

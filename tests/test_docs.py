@@ -36,6 +36,7 @@ CONFIGS = {
     "src.train": "train",
     "src.evaluate": "evaluate",
     "src.deploy": "deploy",
+    "src.detect": "detect",
     "src.data": "prepare",
 }
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
 """Folders of images with one sub-folder per class, or ZIP archives with the same layout."""
 
-__all__ = ["ImageFolder"]
+__all__ = ["Found", "ImageFolder", "in_archive", "walked"]
 
 import os
 import re
@@ -142,15 +142,13 @@ def links(names: Sequence[str]) -> str:
 def _find(path: Path) -> tuple[Path | None, str, Found]:
     """Returns the archive of a folder or None, its prefix there, and what lies in it."""
     if path.is_dir():
-        return None, "", _walked(path)
+        return None, "", walked(path)
     archives = [p.with_name(p.name + ".zip") for p in (path, *path.parents) if p.name]
     for archive in filter(Path.is_file, archives):
         inside = path.relative_to(archive.with_suffix("")).as_posix()
         prefix = "" if inside == "." else inside + "/"
-        entries = [n.removeprefix(prefix) for n in entries_of(archive) if n.startswith(prefix)]
-        if entries:
-            files = [n for n in entries if n and not n.endswith("/") and not HIDDEN.search(n)]
-            return archive, prefix, Found(sorted(files))
+        if found := in_archive(archive, prefix):
+            return archive, prefix, found
     raise FileNotFoundError(
         f"expected images in {path}, got no such folder, and none in an archive "
         f"{' or '.join(map(str, archives[:2]))}; set data_dir=<folder of the image sets>, "
@@ -158,8 +156,23 @@ def _find(path: Path) -> tuple[Path | None, str, Found]:
     )
 
 
-def _walked(root: Path) -> Found:
-    """Returns what lies in a folder: first what it holds itself, then what links lead to."""
+def in_archive(archive: Path, prefix: str = "") -> Found | None:
+    """Returns what lies in a ZIP archive below a prefix; None if it has no such entry.
+
+    Raises:
+        ValueError: If it is no ZIP archive.
+    """
+    entries = [n.removeprefix(prefix) for n in entries_of(archive) if n.startswith(prefix)]
+    files = [n for n in entries if n and not n.endswith("/") and not HIDDEN.search(n)]
+    return Found(sorted(files)) if entries else None
+
+
+def walked(root: Path) -> Found:
+    """Returns what lies in a folder: first what it holds itself, then what links lead to.
+
+    Raises:
+        ValueError: If a folder cannot be read.
+    """
     found = Found()
     read = {_identity(folder) for folder in root.resolve().parents}
     own, linked = [""], list[str]()

@@ -1,6 +1,6 @@
 """Image lists, in the format of OpenOOD or as CSV files."""
 
-__all__ = ["ImageList"]
+__all__ = ["ImageList", "listed", "path_in"]
 
 import codecs
 import csv
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from src.data.files import ImageFiles
 from src.data.names import natural, numbered
+from src.data.opening import SUFFIXES
 from src.data.registry import where_from
 
 WHOLE = re.compile(r"(\d{1,18})(\.0*)?")  # pandas writes 2 as 2.0 if another label is missing
@@ -93,6 +94,36 @@ class ImageList(ImageFiles):
             labels = [label.strip() for _, label in rows]
             label, classes = _numbered(path, labels, num_classes, natural_order=natural_order)
         super().__init__(root, [name for name in found if name], label, classes, size, **options)
+
+
+def listed(path: Path, max_bytes: int = 2**28) -> list[str]:
+    """Returns the paths in a list, relative to its folder, whether or not they have labels.
+
+    Args:
+        path: CSV file with a column `path`, or text with a path in each line; see `path_in`.
+        max_bytes: Largest size of the list, in bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is too large, no text, or a CSV file without such a column.
+    """
+    text = _text(path, max_bytes)
+    if path.suffix.lower() == ".csv":
+        names = [name for name, _ in _rows_of_csv(path, text, ("path", ""), labelled=False)]
+    else:
+        names = [path_in(line) for line in StringIO(text, newline=None) if line.strip()]
+    return [_on_disk(path.parent, name) or name for name in names]
+
+
+def path_in(line: str) -> str:
+    """Returns the path in a line `path` or `path label`.
+
+    What follows the last space is a label, unless the line ends as the name of a picture does.
+    """
+    line = line.strip()
+    if line.lower().endswith(SUFFIXES):
+        return line
+    return line.rpartition(" ")[0].rstrip() or line
 
 
 def _text(path: Path, max_bytes: int) -> str:

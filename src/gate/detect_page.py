@@ -1,0 +1,229 @@
+"""The HTML page of a detection: p-values, least and most typical images, broken files."""
+
+__all__ = ["check_page", "deciding_block", "write_page"]
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from heapq import nlargest, nsmallest
+from io import BytesIO
+from math import ceil, isqrt
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from src.gate.gate import Gate
+from src.gate.inputs import Images
+from src.gate.rows import Row
+from src.network.precision import in_float32
+from src.records.atomic import write_whole
+
+BINS = 20  # of the histogram
+MOST_IMAGES = 12  # at each end
+MOST_BROKEN = 50  # files that are named
+SIDE = 224  # pixels of a photo, at most
+PIXELATED = 64  # pixels up to which a photo is enlarged without smoothing
+HEAT_SIDE = 96  # pixels of a heat map
+Pixels = NDArray[np.uint8]
+
+
+def check_page(path: Path, *, may_replace: bool) -> None:
+    """Refuses a page that could not be written.
+
+    Raises:
+        FileExistsError: If it is there and may not be replaced.
+        ValueError: If its name does not end in .html, or its folder cannot be written.
+    """
+    if path.suffix.lower() != ".html":
+        raise ValueError(f"expected a page that ends in .html, got {path}; correct page=")
+    if path.exists() and not may_replace:
+        raise FileExistsError(
+            f"expected a new page, got {path}, which is there; name another, or set resume=true"
+        )
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise ValueError(
+            f"expected a page in a folder that can be written, got {path}; correct page="
+        )
+
+
+def write_page(
+    path: Path,
+    gate: Gate,
+    images: Images,
+    rows: Sequence[Row],
+    *,
+    output: str,
+    rate: float | None = None,
+) -> None:
+    """Writes one self-contained page.
+
+    Of all images, only the few that are shown are opened, again.
+
+    Args:
+        path: Path of the page.
+        gate: Gate that decided.
+        images: Images, in the order of the rows.
+        rows: What was decided.
+        output: Where all rows are, to be told.
+        rate: False discovery rate; None if there are no discoveries.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names of files and classes come from elsewhere
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("detect.html.j2")
+    page = template.render(content(gate, images, rows, output=output, rate=rate))
+    write_whole(path, lambda partial: partial.write_text(page, encoding="utf-8"))
+
+
+def content(
+    gate: Gate, images: Images, rows: Sequence[Row], *, output: str, rate: float | None
+) -> dict[str, Any]:
+    """Returns the variables of the template."""
+    decided = [row for row in rows if row.p_value is not None]
+    broken = [row for row in rows if row.error is not None]
+    ends = {
+        "least": nsmallest(MOST_IMAGES, decided, key=_typicality),
+        "most": nlargest(MOST_IMAGES, decided, key=_typicality),
+    }
+    block = deciding_block(gate)
+    return {
+        "images": len(rows),
+        "flagged": sum(bool(row.is_ood) for row in rows),
+        "discoveries": None if rate is None else sum(bool(row.discovery) for row in rows),
+        "rate": rate,
+        "broken": broken[:MOST_BROKEN],
+        "broken_count": len(broken),
+        "alpha": gate.alpha,
+        "bound": gate.calibration.bound,
+        "known": len(gate.calibration.known),
+        "detector": gate.name,
+        "digest": gate.digest,
+        "block": block,
+        "bars": histogram([row.p_value for row in decided if row.p_value is not None]),
+        "ends": drawn(gate, images, ends, block),
+        "output": "standard output" if output == "-" else output,
+    }
+
+
+def _typicality(row: Row) -> tuple[float, float, str]:
+    """Sorts rows; the score tells apart what is beyond all calibration images."""
+    return (row.p_value or 0.0, -np.inf if row.score is None else row.score, row.path)
+
+
+def histogram(p: Sequence[float]) -> list[int]:
+    """Returns the number of p-values in each bin (k / 20, (k + 1) / 20]."""
+    counts = [0] * BINS
+    for each in p:
+        counts[ceil(round(each * BINS, 9)) - 1] += 1
+    return counts
+
+
+def deciding_block(gate: Gate) -> str:
+    """Returns the block that the detector reads if it names one, else the selected or the last."""
+    named, network = gate.detector.named_blocks(), gate.network
+    if len(named) == 1:
+        return network.block(named[0])
+    return network.selected or network.blocks[-1]
+
+
+def drawn(
+    gate: Gate, images: Images, ends: Mapping[str, Sequence[Row]], block: str
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of each end with photo and heat map; all heat maps share one scale."""
+    position = {name: row for row, name in enumerate(images.names)}
+    shown = {row.path: row for rows in ends.values() for row in rows}
+    opened = {path: _pixels(gate, images, position[path]) for path in shown}
+    pixels = {path: each for path, each in opened.items() if each is not None}
+    found = dict(zip(pixels, heat_maps(gate, list(pixels.values()), block), strict=True))
+    scale = max((float(each.max()) for each in found.values()), default=0.0) or 1.0
+    pictures = {
+        path: {"photo": photo(each), "heat": heat(found[path] / scale), "small": _is_small(each)}
+        for path, each in pixels.items()
+    }
+    return {
+        end: [row._asdict() | pictures.get(row.path, {"photo": None}) for row in rows]
+        for end, rows in ends.items()
+    }
+
+
+def _pixels(gate: Gate, images: Images, row: int) -> Pixels | None:
+    """Returns (C, H, W) pixels as the network sees them; None if the image is gone."""
+    try:
+        with images.open(row, gate.picture.max_pixels) as opened:
+            return gate.picture.pixels(opened)
+    except Exception:  # decoders raise many types, which all mean a broken file
+        return None
+
+
+def mean_rectified(feature_map: Tensor) -> Tensor:
+    """Returns the (B, H, W) mean over the channels of the rectified feature map (B, C, H, W)."""
+    return feature_map.float().relu().mean(dim=1)
+
+
+def heat_maps(gate: Gate, pixels: Sequence[Pixels], block: str) -> list[NDArray[Any]]:
+    """Returns the (h, w) mean rectified activation of a block for each image."""
+    maps = []
+    with in_float32(gate.device), torch.inference_mode(False), torch.no_grad():
+        for each in pixels:
+            image = torch.from_numpy(each.copy())[None].to(gate.device).float().div_(255)
+            seen = gate.network.observe(
+                image, keep_maps=False, read=[(block, mean_rectified)], until=block
+            )
+            maps.append(_squared(seen.read(block, mean_rectified)[0]).cpu().numpy())
+    return maps
+
+
+def _squared(heat_map: Tensor) -> Tensor:
+    """Returns the map of tokens (N, 1) as a square, without the tokens before it."""
+    tokens, width = heat_map.shape
+    if width > 1 or tokens == 1:
+        return heat_map
+    side = isqrt(tokens)
+    return heat_map[tokens - side**2 :].reshape(side, side)
+
+
+def _is_small(pixels: Pixels) -> bool:
+    return len(pixels[0]) <= PIXELATED
+
+
+def photo(pixels: Pixels) -> str:
+    """Returns (C, H, W) pixels as a data URL."""
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
+    if _is_small(pixels):
+        return data_url(image, "PNG")
+    image.thumbnail((SIDE, SIDE))
+    return data_url(image, "JPEG")
+
+
+def heat(values: NDArray[Any]) -> str:
+    """Returns an (h, w) map within [0, 1] as a data URL: the stronger, the brighter and denser."""
+    from matplotlib import colormaps
+
+    enlarged = Image.fromarray(values.astype(np.float32)).resize(
+        (HEAT_SIDE, HEAT_SIDE), Image.Resampling.BILINEAR
+    )
+    strength = np.asarray(enlarged).clip(0, 1)
+    color = colormaps["inferno"](strength)
+    color[..., 3] = 0.25 + 0.5 * strength
+    return data_url(Image.fromarray((255 * color).round().astype(np.uint8)), "PNG")
+
+
+def data_url(image: Image.Image, kind: str) -> str:
+    """Returns an image as a data URL."""
+    image.save(file := BytesIO(), kind)
+    code = base64.b64encode(file.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{code}"
