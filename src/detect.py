@@ -4,6 +4,7 @@ python -m src.detect gate=gate.pt images=photos            a row for each image:
 python -m src.detect gate=gate.pt images=photos page=detections.html    and a page to look at
 python -m src.detect gate=gate.pt images=photos resume=true             goes on after a kill
 python -m src.detect gate=gate.pt images=photos fdr=0.1    decides about all images together, too
+python -m src.detect gate=gate.pt images=photos watch=watch.csv         has the stream changed?
 python -m src.detect gate=gate.pt images=- output=-        from a pipe to a pipe
 torchrun --nproc-per-node=2 -m src.detect gate=gate.pt images=photos    shared by two processes
 """
@@ -50,6 +51,8 @@ def detect(cfg: DictConfig) -> int:
         return 0
     rows = attempt(Group(), NOTHING, output.complete)
     seconds = time.monotonic() - start
+    if cfg.watch is not None:
+        attempt(Group(), NOTHING, lambda: watch(cfg, gate, rows))
     if cfg.page is not None:
         attempt(Group(), NOTHING, lambda: draw(cfg, gate, images, rows))
     return told(rows, missing, seconds, fail_on_ood=cfg.fail_on_ood)
@@ -101,6 +104,16 @@ def check(cfg: DictConfig, group: "Group") -> None:
             "expected images that every process can find, got standard input; write the paths to "
             "a list: images=list.txt"
         )
+    if cfg.watch is not None:
+        if not isinstance(cfg.delta, float) or not 0 < cfg.delta < 1:
+            raise ValueError(
+                "expected delta, the probability of a false alarm, within (0, 1), got "
+                f"{cfg.delta}; 0.01 is usual"
+            )
+        if not cfg.resume and Path(str(cfg.watch)).exists():
+            raise FileExistsError(
+                f"expected a new file, got watch={cfg.watch}, which is there; name another"
+            )
     if cfg.page is not None:
         from src.gate.detect_page import check_page
 
@@ -125,6 +138,14 @@ def write_rows(
         for rows in decide(gate, images, share, classify=cfg.classify):
             write(rows)
             bar.update(len(rows))
+
+
+def watch(cfg: DictConfig, gate: "Gate", rows: "list[Row]") -> None:
+    """Writes the watch over the images, and says whether it raised the alarm."""
+    from src.gate.watching import watched_rows
+
+    found = watched_rows(Path(str(cfg.watch)), gate.calibration, rows, delta=cfg.delta)
+    say("no alarm" if found is None else f"alarm: the stream has changed, at {found.path}")
 
 
 def draw(cfg: DictConfig, gate: "Gate", images: "Images", rows: "list[Row]") -> None:

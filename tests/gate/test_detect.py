@@ -29,6 +29,7 @@ from src.gate.file import save
 from src.gate.inputs import find_images
 from src.gate.rows import Row, RowFile
 from src.metrics.conformal import benjamini_hochberg
+from src.metrics.watch import Watch
 from src.run.rebuild import network_of
 from tests import REPOSITORY
 from tests.fakes import PageReader
@@ -317,6 +318,25 @@ def test_discoveries_are_those_of_benjamini_and_hochberg_over_all_images(
     assert {row["discovery"] for row in table("found.csv") if row["error"]} == {""}
 
 
+def test_the_stream_of_rows_is_watched_and_the_image_that_raises_the_alarm_is_named(
+    photos: Path, detect: Detect
+) -> None:
+    for number in range(12):  # grey, at the end of the stream
+        Image.new("RGB", (20, 20), (128, 128, 120 + number)).save(photos / f"z{number:02}.png")
+    said = detect("images=photos", "watch=watch.csv", "delta=0.05", "output=rows.csv")
+    scored = [row for row in table("rows.csv") if not row["error"]]
+    watched = table("watch.csv")
+    assert [row["path"] for row in watched] == [row["path"] for row in scored]
+    watch = Watch(new_gate().calibration.known, delta=0.05)
+    expected = watch.update(torch.tensor([float(row["score"]) for row in scored]).double())
+    assert [float(row["log10_restart"]) for row in watched] == expected.restart.tolist()
+    alarms = [row["path"] for row in watched if row["alarm"] == "True"]
+    assert alarms
+    assert f"alarm: the stream has changed, at {alarms[0]}\n" in said.err
+    few = detect("images=photos/z00.png", "watch=w.csv", "output=b.csv")
+    assert few.err.startswith("no alarm\n")
+
+
 def test_exit_codes(photos: Path, detect: Detect) -> None:
     assert detect("images=photos", "output=a.csv", "fail_on_ood=true").code == 3
     assert detect("images=photos/empty.png", "output=b.csv", "fail_on_ood=true").code == 1
@@ -338,6 +358,8 @@ REFUSED = {
     "no batch": (("images=photos", "batch_size=0"), "batch_size of at least 1, got 0"),
     "no device": (("images=photos", "device=tpu"), "device=auto, cpu or cuda, got tpu"),
     "no truth": (("images=photos", "classify=yeah"), "classify=<true or false>, got yeah"),
+    "no delta": (("images=photos", "watch=w.csv", "delta=1.5"), "within (0, 1), got 1.5"),
+    "watched already": (("images=photos", "watch=list.txt"), "got watch=list.txt, which is there"),
     "no page": (("images=photos", "page=a.pdf"), "ends in .html, got a.pdf"),
     "resumed output": (("images=photos", "output=-", "resume=true"), "got standard output"),
     "there already": (("images=photos", "output=mine.csv"), "set resume=true to go on"),
