@@ -1,6 +1,7 @@
 """What gates of the released networks and of the quickstart flag, on the full local sets.
 
-python -m bench.gates data_dir=PATH     # measures; writes docs/results/gates.json
+python -m bench.gates data_dir=PATH             # measures; writes docs/results/gates.json
+python -m bench.gates data_dir=PATH ResNet18    # measures one network
 
 Half of the held-out ID images select the block and fit the profile, the other half calibrate. No
 test image and no OOD image has a part in any threshold.
@@ -46,12 +47,16 @@ def measured(network: str, *overrides: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures each network, and keeps what is measured as soon as it is there."""
-    content: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for title, name in RELEASED.items():
-        content[title] = measured(f"{name}_cifar10_short", "data=local", *sys.argv[1:])
+    """Measures the named networks, or all, and keeps what is measured as soon as it is there."""
+    overrides = [word for word in sys.argv[1:] if "=" in word]
+    for title in [word for word in sys.argv[1:] if "=" not in word] or RELEASED:
+        found = measured(f"{RELEASED[title]}_cifar10_short", "data=local", *overrides)
+        content: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        content = {
+            name: each for name in RELEASED if (each := {**content, title: found}.get(name))
+        }
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
-        print(title, json.dumps(content[title]["detectors"]["norm_profile"]), flush=True)
+        print(title, json.dumps(found["detectors"]["norm_profile"]), flush=True)
 
 
 if __name__ == "__main__":
