@@ -33,7 +33,8 @@ DOCS = REPOSITORY / "docs"
 PAGES = [README, *COMMUNITY, *sorted(DOCS.rglob("*.md"))]
 ROOMS = sorted(path.parent.name for path in REPOSITORY.glob("src/*/__init__.py"))
 CONFIGS = {
-    "src.train": "train", "src.evaluate": "evaluate", "src.deploy": "deploy", "src.data": "prepare",
+    "src.train": "train", "src.evaluate": "evaluate", "src.deploy": "deploy",
+    "src.data": "prepare", "src.serve": "serve",
 }  # fmt: skip
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|&& )(?:python|torchrun|srun)[^&]* -m (src|bench|docs)\b")

@@ -22,6 +22,8 @@ from src.service.meters import Meters
 from src.service.page import Page
 from src.service.question import Question, Refused, read_question
 
+FAILED = "the server failed; its log says why"
+
 
 class Door(LitSpec):
     """The endpoints of a gate, as LitServe wants them.
@@ -112,7 +114,7 @@ class Door(LitSpec):
         """Returns a row of each image, from a worker.
 
         Raises:
-            Refused: If too many requests wait, or no worker answers in time.
+            Refused: If too many requests wait, or no worker answers in time, or it fails.
         """
         if len(self.response_buffer) >= self.limits.max_waiting:
             raise self._busy("too many requests wait")
@@ -131,7 +133,7 @@ class Door(LitSpec):
             self.meters.waiting.set(len(self.response_buffer))
         rows, status = item.response
         if status != LitAPIStatus.OK:
-            raise RuntimeError(f"a worker failed: {rows!r}")
+            raise Refused(500, FAILED)  # LitServe has told the log
         for row in rows:
             self.meters.count(decision(row, question.alpha), row.p_value)
         return rows

@@ -2,7 +2,6 @@
 
 __all__ = ["Meters"]
 
-from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 

@@ -26,7 +26,9 @@ LONGEST = 100  # characters of a value that are repeated in an error
 class Refused(HTTPException):
     """A request that is refused, with a status and one sentence."""
 
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):
+    def __init__(
+        self, status: int, sentence: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(status, sentence, dict(headers or {}))
 
 
@@ -62,7 +64,7 @@ async def read_question(request: Request, facts: Facts, limits: Limits) -> Quest
     if encoding != "identity":
         raise Refused(415, f"expected a body as it is, got {told(encoding)}; send it uncompressed")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    options = {key: value for key, value in _once(request.query_params.multi_items())}
+    options = dict(_once(request.query_params.multi_items()))
     images: list[tuple[str, bytes]]
     if kind == "multipart/form-data":
         more, images = await _of_form(request, limits)
@@ -125,43 +127,39 @@ async def _of_form(
     request: Request, limits: Limits
 ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
     """Returns options and images of a multipart form."""
+    most = {"max_files": limits.max_images, "max_fields": len(OPTIONS) + 1}
     try:
-        form = await request.form(max_files=limits.max_images, max_fields=len(OPTIONS) + 1)
+        async with request.form(**most) as form:
+            return await _parts(form)
     except HTTPException as error:
-        if error.status_code == 413:
+        if isinstance(error, Refused) or error.status_code == 413:
             raise
-        if "Too many files" in str(error.detail):
+        if "Too many files" in error.detail:
             raise _too_many(f"more than {limits.max_images}", limits) from None
-        raise Refused(400, f"expected a whole multipart form, got another: {error.detail}")
-    except (ValueError, KeyError, LookupError, AssertionError) as error:
-        raise Refused(400, f"expected a whole multipart form, got another: {error}") from None
-    async with form_closed(form):
-        files = [(key, value) for key, value in form.multi_items()]
-        texts = dict(_once([(k, v) for k, v in files if not isinstance(v, UploadFile)]))
-        if "image" in texts:
-            raise Refused(
-                400, 'expected a file in the field "image", got text; no path or address is read'
-            )
-        images = []
-        for key, value in files:
-            if isinstance(value, UploadFile):
-                if key != "image":
-                    raise Refused(400, f'expected files in the field "image", got {told(key)}')
-                images.append((value.filename or "", await value.read()))
-        return {key: value for key, value in texts.items() if value != ""}, images
+        raise _no_form(error.detail) from None
+    except (ValueError, LookupError, AssertionError) as error:
+        raise _no_form(error) from None
 
 
-class form_closed:  # noqa: N801
-    """Closes the files of a form at the end of a block."""
+async def _parts(form: FormData) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """Returns texts and files of a form."""
+    parts = form.multi_items()
+    texts = dict(_once([(key, value) for key, value in parts if isinstance(value, str)]))
+    if "image" in texts:
+        raise Refused(
+            400, 'expected a file in the field "image", got text; no path or address is read'
+        )
+    images = []
+    for key, value in parts:
+        if isinstance(value, UploadFile):
+            if key != "image":
+                raise Refused(400, f'expected files in the field "image", got {told(key)}')
+            images.append((value.filename or "", await value.read()))
+    return {key: value for key, value in texts.items() if value != ""}, images
 
-    def __init__(self, form: FormData) -> None:
-        self.form = form
 
-    async def __aenter__(self) -> None:
-        """Does nothing."""
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.form.close()
+def _no_form(why: object) -> Refused:
+    return Refused(400, f"expected a whole multipart form, got another: {why}")
 
 
 def _of_json(body: bytes, limits: Limits) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from src.gate import Gate
 from src.records.console import say
-from src.service.door import Door
+from src.service.door import FAILED, Door
 from src.service.engine import GateAPI
 from src.service.facts import Facts
 from src.service.guard import Guard, refusal, too_large
@@ -165,7 +165,7 @@ def told(limits: Limits) -> Any:
 
 async def failed(request: Request, error: Exception) -> JSONResponse:
     """Answers where the server is at fault; the log says more."""
-    return refusal(500, "the server failed; its log says why")
+    return refusal(500, FAILED)
 
 
 def stop_on_sigterm() -> None:
