@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -65,7 +66,7 @@ class Guard:
             await self._drain(receive)
             await refused(scope, receive, sent)
             return
-        await self.app(scope, receive, sent)
+        await self.app(scope, self._counted(receive), sent)
         if scope["path"] in ANSWERS and scope["method"] == "POST":
             self.meters.seconds.observe(time.perf_counter() - began)
 
@@ -84,6 +85,20 @@ class Guard:
         if len(length) > 18 or int(length) > self.limits.max_bytes:
             return refusal(413, too_large(self.limits))
         return None
+
+    def _counted(self, receive: Receive) -> Receive:
+        """Returns a way to receive a body that ends where it is too large."""
+        left = self.limits.max_bytes
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, too_large(self.limits))
+            return message
+
+        return counted
 
     async def _drain(self, receive: Receive) -> None:
         """Reads and drops a body of a bearable size."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from fastapi import HTTPException, Request
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from src.service.facts import Facts
 from src.service.limits import Limits
@@ -166,9 +167,12 @@ def _of_json(body: bytes, limits: Limits) -> tuple[dict[str, Any], list[tuple[st
     """Returns options and images of a JSON object."""
     try:
         content = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise Refused(400, f"expected JSON, got another text: {why[:LONGEST]}") from None
+    except RecursionError:
+        raise Refused(400, "expected JSON, got a text that is nested too deep") from None
+    except UnicodeDecodeError:
+        raise Refused(400, "expected JSON in UTF-8, got another encoding") from None
+    except ValueError as error:
+        raise Refused(400, f"expected JSON, got another text: {error}") from None
     if not isinstance(content, dict):
         raise Refused(
             400,

@@ -7,7 +7,6 @@ import signal
 import socket
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from fastapi import Request
@@ -21,7 +20,7 @@ from src.records.console import say
 from src.service.door import FAILED, Door
 from src.service.engine import GateAPI
 from src.service.facts import Facts
-from src.service.guard import Guard, refusal, too_large
+from src.service.guard import Guard, refusal
 from src.service.limits import Limits
 from src.service.meters import Meters
 
@@ -131,7 +130,7 @@ def new_server(
     )  # fmt: skip
     server = LitServer(
         api, accelerator=accelerator, workers_per_device=workers, timeout=limits.seconds,
-        max_payload_size=limits.max_bytes, disable_openapi_url=True,
+        disable_openapi_url=True,
         model_metadata=facts.described(),
         middlewares=[(Guard, {"token": token, "limits": limits, "meters": meters})],
     )  # fmt: skip
@@ -142,25 +141,21 @@ def new_server(
         for route in routes
         if getattr(route, "path", "") != "/" or getattr(route, "name", "") != "index"
     ]
-    server.app.add_exception_handler(HTTPException, told(limits))
+    server.app.add_exception_handler(HTTPException, refused)
     server.app.add_exception_handler(Exception, failed)
     return server
 
 
-def told(limits: Limits) -> Any:
-    """Returns the handler that answers a refusal in JSON."""
-
-    async def answer(request: Request, error: HTTPException) -> JSONResponse:
-        status, sentence = error.status_code, str(error.detail)
-        if status == 404:
-            sentence = "expected the path /, /predict, /health, /info or /metrics, got another"
-        if status == 405:
-            sentence = f"expected another method at this path, got {request.method}"
-        if status == 413 and not sentence.startswith("expected"):
-            sentence = too_large(limits)
-        return refusal(status, sentence, error.headers)
-
-    return answer
+async def refused(request: Request, error: Exception) -> JSONResponse:
+    """Answers a refusal in JSON."""
+    if not isinstance(error, HTTPException):
+        return await failed(request, error)
+    status, sentence = error.status_code, error.detail
+    if status == 404:
+        sentence = "expected the path /, /predict, /health, /info or /metrics, got another"
+    if status == 405:
+        sentence = f"expected another method at this path, got {request.method}"
+    return refusal(status, sentence, error.headers)
 
 
 async def failed(request: Request, error: Exception) -> JSONResponse:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,10 +38,10 @@ class Running:
         self.url, self.process = f"http://127.0.0.1:{port}", process
 
     def post(self, path: str = "/predict", **options: Any) -> requests.Response:
-        return requests.post(self.url + path, timeout=STARTS, **options)  # type: ignore[arg-type]
+        return requests.post(self.url + path, timeout=STARTS, **options)
 
-    def get(self, path: str, **options: object) -> requests.Response:
-        return requests.get(self.url + path, timeout=STARTS, **options)  # type: ignore[arg-type]
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=STARTS, **options)
 
     def is_ready(self) -> bool:
         try:
