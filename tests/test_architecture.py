@@ -23,6 +23,8 @@ ROOMS = {
     "evaluate": ("run", "report", "records"),
     "release": ("run", "report", "records"),
     "deploy": ("gate", "run", "metrics", "records"),
+    "serve": ("service", "run", "records"),
+    "service": ("gate", "metrics", "records"),
     "gate": ("run", "benchmark", "detectors", "network", "data", "metrics", "records"),
     "page": ("report",),
     "run": (
@@ -46,11 +48,12 @@ ROOMS = {
     "counter_random": (),
 }
 FRAMEWORK_FREE = (
-    *("counter_random", "models", "metrics", "network", "detectors", "gate", "records"),
+    *("counter_random", "models", "metrics", "network", "detectors", "gate", "records", "service"),
 )
 # the only places that know Hydra: entry points, the life of a run, and the end of a sweep
 HYDRA = (
-    *("src.train", "src.evaluate", "src.deploy", "src.run", "src.data.__main__"),
+    *("src.train", "src.evaluate", "src.deploy", "src.serve", "src.run"),
+    "src.data.__main__",
     *("src.search.__main__", "src.search.space", "src.compare.sweep"),
 )
 MODULES = sorted(
