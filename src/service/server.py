@@ -1,6 +1,6 @@
 """Starts the server: the front door in one process, the gate in the workers."""
 
-__all__ = ["serve"]
+__all__ = ["new_server", "run", "serve"]
 
 import os
 import signal
@@ -70,11 +70,16 @@ def serve(
         path, facts, limits,
         workers=workers, batch=batch, accelerator=accelerator, token=token, trust=trust,
     )  # fmt: skip
-    stop_on_sigterm()
     say(
         f"http://{'[::]' if host == '::' else host}:{port}: {facts.detector} calls an image OOD "
         f"if p <= {facts.alpha}; gate {facts.digest[:12]}"
     )
+    run(server, host, port, log_level)
+
+
+def run(server: LitServer, host: str, port: int, log_level: str = "warning") -> None:
+    """Runs a server until SIGTERM or Ctrl-C; one process listens, which counts and watches."""
+    stop_on_sigterm()
     server.run(
         host, port, num_api_servers=1, log_level=log_level, generate_client_file=False,
         server_header=False, access_log=False,
@@ -121,10 +126,18 @@ def new_server(
     accelerator: str = "auto",
     token: str | None = None,
     trust: bool = False,
+    engine: type[GateAPI] = GateAPI,
 ) -> LitServer:
-    """Returns a server that has not started; for the arguments see `serve`."""
+    """Returns a server that has not started.
+
+    Args:
+        path: File of `src.deploy`; for what is not told here see `serve`.
+        facts: Facts of the gate in it.
+        limits: Bounds of a request.
+        engine: What a worker does.
+    """
     meters = Meters()
-    api = GateAPI(
+    api = engine(
         path.absolute(), Door(facts, limits, meters), max_pixels=limits.max_pixels, batch=batch,
         threads=max(1, (os.cpu_count() or 1) // workers), trust=trust,
     )  # fmt: skip
