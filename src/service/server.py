@@ -131,9 +131,14 @@ def new_server(
     """Returns a server that has not started.
 
     Args:
-        path: File of `src.deploy`; for what is not told here see `serve`.
+        path: File of `src.deploy`.
         facts: Facts of the gate in it.
         limits: Bounds of a request.
+        workers: As in `serve`, like the next four.
+        batch: Of a worker.
+        accelerator: Of all workers.
+        token: Secret of those who may ask.
+        trust: Of the file.
         engine: What a worker does.
     """
     meters = Meters()
