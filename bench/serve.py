@@ -55,15 +55,17 @@ def server(gate: Path, kind: str) -> Iterator[tuple[int, int]]:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "bench.serve", kind, str(gate), str(port)]
     with subprocess.Popen(command, start_new_session=True) as process:
-        while True:
-            assert process.poll() is None, "the server ended"
-            try:
-                if asked(port, "GET", "/health")[0] == 200:
-                    break
-            except OSError:
-                time.sleep(0.2)
-        yield port, process.pid
-        os.kill(process.pid, signal.SIGTERM)
+        try:
+            while True:
+                assert process.poll() is None, "the server ended"
+                try:
+                    if asked(port, "GET", "/health")[0] == 200:
+                        break
+                except OSError:
+                    time.sleep(0.2)
+            yield port, process.pid
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
         assert process.wait() == 0
 
 
@@ -132,7 +134,10 @@ def compare(gate: Path, images: Sequence[bytes], count: int) -> None:
                 rate = count / (time.perf_counter() - began)
                 assert statuses == {200: count}, statuses
                 middle[name], high = 1000 * np.quantile(seconds, [0.5, 0.99])
-                print(f"{clients:7}  {name:6}  {rate:10.1f}  {middle[name]:6.1f}  {high:6.1f}")
+                print(
+                    f"{clients:7}  {name:6}  {rate:10.1f}  {middle[name]:6.1f}  {high:6.1f}",
+                    flush=True,
+                )
             print(f"{clients:7}  p50 of the gate / bare: {middle['gate'] / middle['bare']:.2f}")
 
 
