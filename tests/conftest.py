@@ -47,7 +47,7 @@ Process = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that starts a run, W&B or a browser, or that builds the documentation, is slow."""
-    slow = {"process", "forked", "no_key", "browser", "site"}
+    slow = {"process", "forked", "no_key", "browser", "site", "server", "gate_file"}
     for item in items:
         if slow & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.slow)

@@ -24,6 +24,8 @@ ROOMS = {
     "release": ("run", "report", "records"),
     "deploy": ("gate", "run", "metrics", "records"),
     "detect": ("gate", "run", "records"),
+    "serve": ("service", "run", "records"),
+    "service": ("gate", "metrics", "records"),
     "gate": ("run", "benchmark", "detectors", "network", "data", "metrics", "records"),
     "page": ("report",),
     "run": (
@@ -47,11 +49,11 @@ ROOMS = {
     "counter_random": (),
 }
 FRAMEWORK_FREE = (
-    *("counter_random", "models", "metrics", "network", "detectors", "gate", "records"),
+    *("counter_random", "models", "metrics", "network", "detectors", "gate", "records", "service"),
 )
 # the only places that know Hydra: entry points, the life of a run, and the end of a sweep
 HYDRA = (
-    *("src.train", "src.evaluate", "src.deploy", "src.detect"),
+    *("src.train", "src.evaluate", "src.deploy", "src.detect", "src.serve"),
     *("src.run", "src.data.__main__"),
     *("src.search.__main__", "src.search.space", "src.compare.sweep"),
 )

@@ -17,7 +17,7 @@ from src.data import ImageFolder
 from src.data.verify import contents
 from tests import REPOSITORY, TINY
 
-HYDRA = ("src.train", "src.evaluate", "src.data")
+HYDRA = ("src.train", "src.evaluate", "src.data", "src.serve")
 OTHERS = ("src.compare", "src.search", "src.report", "src.release")
 COMMANDS = [
     *[(module, "--help") for module in (*HYDRA, *OTHERS)],

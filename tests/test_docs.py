@@ -37,6 +37,7 @@ CONFIGS = {
     "src.evaluate": "evaluate",
     "src.deploy": "deploy",
     "src.detect": "detect",
+    "src.serve": "serve",
     "src.data": "prepare",
 }
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)

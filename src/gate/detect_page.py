@@ -1,36 +1,26 @@
 """The HTML page of a detection: p-values, least and most typical images, broken files."""
 
-__all__ = ["check_page", "deciding_block", "write_page"]
+__all__ = ["check_page", "write_page"]
 
-import base64
 import os
 from collections.abc import Mapping, Sequence
 from heapq import nlargest, nsmallest
-from io import BytesIO
-from math import ceil, isqrt
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from src.gate.gate import Gate
+from src.gate.heat import Pixels, deciding_block, heat, heat_maps, is_small, photo
 from src.gate.inputs import Images
 from src.gate.rows import Row
-from src.network.precision import in_float32
 from src.records.atomic import write_whole
 
 BINS = 20  # of the histogram
 MOST_IMAGES = 12  # at each end
 MOST_BROKEN = 50  # files that are named
-SIDE = 224  # pixels of a photo, at most
-PIXELATED = 64  # pixels up to which a photo is enlarged without smoothing
-HEAT_SIDE = 96  # pixels of a heat map
-Pixels = NDArray[np.uint8]
 
 
 def check_page(path: Path, *, may_replace: bool) -> None:
@@ -132,14 +122,6 @@ def histogram(p: Sequence[float]) -> list[int]:
     return counts
 
 
-def deciding_block(gate: Gate) -> str:
-    """Returns the block that the detector reads if it names one, else the selected or the last."""
-    named, network = gate.detector.named_blocks(), gate.network
-    if len(named) == 1:
-        return network.block(named[0])
-    return network.selected or network.blocks[-1]
-
-
 def drawn(
     gate: Gate, images: Images, ends: Mapping[str, Sequence[Row]], block: str
 ) -> dict[str, list[dict[str, Any]]]:
@@ -151,7 +133,7 @@ def drawn(
     found = dict(zip(pixels, heat_maps(gate, list(pixels.values()), block), strict=True))
     scale = max((float(each.max()) for each in found.values()), default=0.0) or 1.0
     pictures = {
-        path: {"photo": photo(each), "heat": heat(found[path] / scale), "small": _is_small(each)}
+        path: {"photo": photo(each), "heat": heat(found[path] / scale), "small": is_small(each)}
         for path, each in pixels.items()
     }
     return {
@@ -167,63 +149,3 @@ def _pixels(gate: Gate, images: Images, row: int) -> Pixels | None:
             return gate.picture.pixels(opened)
     except Exception:  # decoders raise many types, which all mean a broken file
         return None
-
-
-def mean_rectified(feature_map: Tensor) -> Tensor:
-    """Returns the (B, H, W) mean over the channels of the rectified feature map (B, C, H, W)."""
-    return feature_map.float().relu().mean(dim=1)
-
-
-def heat_maps(gate: Gate, pixels: Sequence[Pixels], block: str) -> list[NDArray[Any]]:
-    """Returns the (h, w) mean rectified activation of a block for each image."""
-    maps = []
-    with in_float32(gate.device), torch.inference_mode(False), torch.no_grad():
-        for each in pixels:
-            image = torch.from_numpy(each.copy())[None].to(gate.device).float().div_(255)
-            seen = gate.network.observe(
-                image, keep_maps=False, read=[(block, mean_rectified)], until=block
-            )
-            maps.append(_squared(seen.read(block, mean_rectified)[0]).cpu().numpy())
-    return maps
-
-
-def _squared(heat_map: Tensor) -> Tensor:
-    """Returns the map of tokens (N, 1) as a square, without the tokens before it."""
-    tokens, width = heat_map.shape
-    if width > 1 or tokens == 1:
-        return heat_map
-    side = isqrt(tokens)
-    return heat_map[tokens - side**2 :].reshape(side, side)
-
-
-def _is_small(pixels: Pixels) -> bool:
-    return len(pixels[0]) <= PIXELATED
-
-
-def photo(pixels: Pixels) -> str:
-    """Returns (C, H, W) pixels as a data URL."""
-    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
-    if _is_small(pixels):
-        return data_url(image, "PNG")
-    image.thumbnail((SIDE, SIDE))
-    return data_url(image, "JPEG")
-
-
-def heat(values: NDArray[Any]) -> str:
-    """Returns an (h, w) map within [0, 1] as a data URL: the stronger, the brighter and denser."""
-    from matplotlib import colormaps
-
-    enlarged = Image.fromarray(values.astype(np.float32)).resize(
-        (HEAT_SIDE, HEAT_SIDE), Image.Resampling.BILINEAR
-    )
-    strength = np.asarray(enlarged).clip(0, 1)
-    color = colormaps["inferno"](strength)
-    color[..., 3] = 0.25 + 0.5 * strength
-    return data_url(Image.fromarray((255 * color).round().astype(np.uint8)), "PNG")
-
-
-def data_url(image: Image.Image, kind: str) -> str:
-    """Returns an image as a data URL."""
-    image.save(file := BytesIO(), kind)
-    code = base64.b64encode(file.getvalue()).decode()
-    return f"data:image/{kind.lower()};base64,{code}"

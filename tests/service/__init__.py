@@ -1,0 +1,1 @@
+"""The gate in service: a real server, its page in a real browser, and malformed requests."""
