@@ -2,6 +2,7 @@
 
 python -m src.serve gate=logs/deploy/TIME/gate.pt           at http://127.0.0.1:8000
 python -m src.serve gate=FILE host=0.0.0.0 token_file=PATH  for other machines, with a token
+python -m src.serve gate=FILE watch=watch.json              an alarm when the stream changes
 python -m src.serve gate=FILE workers=4 batch=64            more processes, larger batches
 """
 
@@ -55,6 +56,8 @@ def main(cfg: DictConfig) -> None:
         limits=Limits(**cfg.limits),
         token=token,
         trust=cfg.trust,
+        watch=None if cfg.watch is None else Path(cfg.watch),
+        delta=cfg.delta,
         log_level=cfg.log_level,
     )
 

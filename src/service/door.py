@@ -21,6 +21,7 @@ from src.service.limits import Limits
 from src.service.meters import Meters
 from src.service.page import Page
 from src.service.question import Question, Refused, read_question
+from src.service.stream import Stream
 
 FAILED = "the server failed; its log says why"
 
@@ -32,12 +33,13 @@ class Door(LitSpec):
         facts: Facts of the gate.
         limits: Bounds of a request.
         meters: Counters.
+        stream: Watch over all images.
     """
 
-    def __init__(self, facts: Facts, limits: Limits, meters: Meters) -> None:
+    def __init__(self, facts: Facts, limits: Limits, meters: Meters, stream: Stream) -> None:
         super().__init__()
         self.api_path = "/predict"
-        self.facts, self.limits, self.meters = facts, limits, meters
+        self.facts, self.limits, self.meters, self.watched = facts, limits, meters, stream
         self.page = Page(facts, limits)
         self.add_endpoint("/predict", self.predict, ["POST"])
         self.add_endpoint("/", self.show, ["GET"])
@@ -130,11 +132,13 @@ class Door(LitSpec):
         finally:
             del self.response_buffer[uid]
             self.meters.waiting.set(len(self.response_buffer))
+        rows: Sequence[Row]
         rows, status = item.response
         if status != LitAPIStatus.OK:
             raise Refused(500, FAILED)  # LitServe has told the log
         for row in rows:
             self.meters.count(decision(row, question.alpha), row.p_value)
+        self.watched.see(rows)
         return rows
 
     def _busy(self, why: str) -> Refused:

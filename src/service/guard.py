@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -38,10 +38,20 @@ class Guard:
             of HTTP Basic. None admits all.
         limits: Bounds of a request.
         meters: Counters.
+        at_end: Called when the server has answered its last request.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, limits: Limits, meters: Meters) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        limits: Limits,
+        meters: Meters,
+        at_end: Callable[[], object],
+    ) -> None:
         self.app, self.token, self.limits, self.meters = app, token, limits, meters
+        self.at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or refuses it."""
@@ -49,6 +59,7 @@ class Guard:
             end_with_parent()  # in the process that listens
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            self.at_end()
             return
         began = time.perf_counter()
 

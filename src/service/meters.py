@@ -2,6 +2,7 @@
 
 __all__ = ["Meters"]
 
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -34,6 +35,26 @@ class Meters:
         self.waiting = Gauge(
             "gate_requests_waiting", "Requests that wait for an answer", registry=self.registry
         )
+
+        self.capital = Gauge(
+            "gate_watch_log10_capital", "Capital of each martingale", ["martingale"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.watched = Gauge("gate_watch_images", "Images watched", registry=self.registry)
+        self.alarm = Gauge("gate_watch_alarm", "1 after the alarm", registry=self.registry)
+
+    def watch(self, position: int, capital: Mapping[str, float], alarm: bool) -> None:
+        """Tells of the watch after its latest image.
+
+        Args:
+            position: Number of images watched.
+            capital: Martingale -> log10 of its capital.
+            alarm: Whether the alarm has been raised.
+        """
+        self.watched.set(position)
+        self.alarm.set(alarm)
+        for name, value in capital.items():
+            self.capital.labels(name).set(value)
 
     def count(self, decision: str, p_value: float | None) -> None:
         """Counts an image.

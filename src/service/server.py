@@ -5,6 +5,7 @@ __all__ = ["new_server", "run", "serve"]
 import os
 import signal
 import socket
+import threading
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +24,7 @@ from src.service.facts import Facts
 from src.service.guard import Guard, refusal
 from src.service.limits import Limits
 from src.service.meters import Meters
+from src.service.stream import Stream
 
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # those that LitServe knows
 
@@ -38,6 +40,8 @@ def serve(
     limits: Limits | None = None,
     token: str | None = None,
     trust: bool = False,
+    watch: Path | None = None,
+    delta: float = 0.01,
     log_level: str = "warning",
 ) -> None:
     """Serves a gate until SIGTERM or Ctrl-C; then answers the requests in flight, and returns.
@@ -52,6 +56,8 @@ def serve(
         limits: Bounds of a request.
         token: Secret without which nobody is answered, but for `GET /health`.
         trust: Whether the file may name classes of any package.
+        watch: File of the state of a watch over all images; None for no watch.
+        delta: Of the watch: probability of a false alarm, ever.
         log_level: Of LitServe and uvicorn.
 
     Raises:
@@ -67,7 +73,7 @@ def serve(
     picture.pixels(Image.new("RGB", (8, 8)))  # refuses a network that no picture fits
     del gate
     server = new_server(
-        path, facts, limits,
+        path, facts, limits, watch=watch, delta=delta,
         workers=workers, batch=batch, accelerator=accelerator, token=token, trust=trust,
     )  # fmt: skip
     say(
@@ -79,7 +85,7 @@ def serve(
 
 def run(server: LitServer, host: str, port: int, log_level: str = "warning") -> None:
     """Runs a server until SIGTERM or Ctrl-C; one process listens, which counts and watches."""
-    stop_on_sigterm()
+    stop_on_sigterm(server)
     server.run(
         host, port, num_api_servers=1, log_level=log_level, generate_client_file=False,
         server_header=False, access_log=False,
@@ -126,6 +132,8 @@ def new_server(
     accelerator: str = "auto",
     token: str | None = None,
     trust: bool = False,
+    watch: Path | None = None,
+    delta: float = 0.01,
     engine: type[GateAPI] = GateAPI,
 ) -> LitServer:
     """Returns a server that has not started.
@@ -139,18 +147,24 @@ def new_server(
         accelerator: Of all workers.
         token: Secret of those who may ask.
         trust: Of the file.
+        watch: As in `serve`, like the next one.
+        delta: Of the watch.
         engine: What a worker does.
     """
     meters = Meters()
+    stream = Stream(facts, meters, watch, delta)
     api = engine(
-        path.absolute(), Door(facts, limits, meters), max_pixels=limits.max_pixels, batch=batch,
+        path.absolute(), Door(facts, limits, meters, stream),
+        max_pixels=limits.max_pixels, batch=batch,
         threads=max(1, (os.cpu_count() or 1) // workers), trust=trust,
     )  # fmt: skip
     server = LitServer(
         api, accelerator=accelerator, workers_per_device=workers, timeout=limits.seconds,
         disable_openapi_url=True,
         model_metadata=facts.described(),
-        middlewares=[(Guard, {"token": token, "limits": limits, "meters": meters})],
+        middlewares=[
+            (Guard, {"token": token, "limits": limits, "meters": meters, "at_end": stream.save})
+        ],
     )  # fmt: skip
     server.uvicorn_graceful_timeout = max(1, round(limits.seconds))
     routes = server.app.router.routes  # LitServe's greeting makes room for the page
@@ -181,12 +195,20 @@ async def failed(request: Request, error: Exception) -> JSONResponse:
     return refusal(500, FAILED)
 
 
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM end the server as Ctrl-C does; the processes that it starts go on."""
+def stop_on_sigterm(server: LitServer) -> None:
+    """Makes SIGTERM end the server; the processes that it starts answer what is in flight.
+
+    The event for which the server waits is set by a thread, since the main thread may be in the
+    middle of a call of the event's process. An exception would leave it unset: a worker that has
+    ended would then count as broken.
+    """
     own = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == own:
-            raise KeyboardInterrupt
+        if os.getpid() != own:
+            return
+        if server._shutdown_event is None:
+            raise SystemExit(0)  # it has not begun
+        threading.Thread(target=server._shutdown_event.set, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)

@@ -57,13 +57,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(gate: Path, environment: dict[str, str], *arguments: str) -> Iterator[Running]:
-    """`python -m src.serve gate=FILE argument...` until the block ends; it must end well."""
+def running(
+    gate: Path, environment: dict[str, str], *arguments: str, code: int = 0
+) -> Iterator[Running]:
+    """`python -m src.serve gate=FILE argument...` until the block ends, then with this code."""
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "src.serve", f"gate={gate}", f"port={port}", *arguments],
         cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
+        text=True, start_new_session=True,
     ) as process:  # fmt: skip
         server = Running(port, process)
         until = time.monotonic() + STARTS
@@ -77,7 +79,7 @@ def running(gate: Path, environment: dict[str, str], *arguments: str) -> Iterato
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGTERM)
         said, _ = process.communicate(timeout=STARTS)
-        assert process.returncode == 0, said
+        assert process.returncode == code, said
         assert "Traceback" not in said, said
 
 

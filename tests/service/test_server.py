@@ -1,5 +1,6 @@
 """A real server: its answers, together and alone, requests in flight at its end, its token."""
 
+import json
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import threading
 import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,10 @@ import requests
 
 from src.gate import Gate
 from src.serve import read_token
+from src.service.engine import Row
+from src.service.facts import Facts
+from src.service.meters import Meters
+from src.service.stream import Stream
 from tests.service.conftest import Running, running
 
 SECRET = "a-token-of-the-tests"
@@ -182,3 +188,64 @@ def test_the_token_comes_from_a_file_or_the_environment(
     assert read_token(str(tmp_path / "token")) == "two"
     with pytest.raises(ValueError, match=r"expected a file with a token.*token_file="):
         read_token(str(tmp_path / "missing"))
+
+
+def position(server: Running) -> float:
+    """How many images the watch has seen."""
+    found = re.search(r"^gate_watch_images (.*)$", server.get("/metrics").text, re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def test_the_watch_goes_on_after_a_stop_and_after_a_kill(
+    gate_file: Path, user: dict[str, str], digits: list[bytes], tmp_path: Path
+) -> None:
+    state = tmp_path / "watch.json"
+    watch = (f"watch={state}", "delta=0.05")
+    files = [("image", each) for each in digits[:8]]
+    broken = [("image", b"none"), ("image", digits[0])]
+    with running(gate_file, user, *watch) as server:
+        server.post(files=files)
+        assert position(server) == 8
+    with running(gate_file, user, *watch, code=-signal.SIGKILL) as server:
+        server.post(files=broken)  # of two images, one counts
+        assert position(server) == 9
+        time.sleep(1.5)  # the state is written once a second
+        server.post(files=files)
+        assert position(server) == 17
+        os.killpg(server.process.pid, signal.SIGKILL)
+        server.process.wait()
+    kept = json.loads(state.read_text())
+    assert kept["watch"]["position"] == 17
+    with running(gate_file, user, *watch) as server:
+        server.post(files=files)
+        assert position(server) == 25
+        text = server.get("/metrics").text
+        assert re.search(r"^gate_watch_log10_capital{martingale=\"restart\"} -?\d", text, re.M)
+        assert "gate_watch_alarm 0.0" in text
+
+
+def test_a_state_of_another_watch_is_refused(gate_file: Path, tmp_path: Path) -> None:
+    facts, state = Facts.of(Gate.load(gate_file)), tmp_path / "watch.json"
+    Stream(facts, Meters(), state, 0.01)
+    Stream(facts, Meters(), state, 0.01)
+    with pytest.raises(ValueError, match=r"at delta 0\.05 in .*at delta 0\.01"):
+        Stream(facts, Meters(), state, 0.05)
+    with pytest.raises(ValueError, match="got that of gate"):
+        Stream(replace(facts, digest="another"), Meters(), state, 0.01)
+    state.write_text("{}")
+    with pytest.raises(ValueError, match="name another file"):
+        Stream(facts, Meters(), state, 0.01)
+    with pytest.raises(ValueError, match=r"within \(0, 1\)"):
+        Stream(facts, Meters(), tmp_path / "new.json", 2.0)
+
+
+def test_a_stream_of_ood_images_raises_the_alarm(
+    gate_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream(Facts.of(Gate.load(gate_file)), Meters(), tmp_path / "watch.json", 0.01)
+    stream.see([Row(error="broken")])
+    stream.see([Row(score=-1e9, p_value=0.01)] * 60)
+    assert stream.watch.alarm is not None
+    assert "alarm: the stream has changed, at image" in caplog.text
+    assert b"gate_watch_alarm 1.0" in stream.meters.text()
