@@ -11,10 +11,19 @@ A page holds the place of a table between two comments:
 import re
 from pathlib import Path
 
-from bench import cifar10_tables, imagenet_tables, profile_tables, study_tables, watch_tables
+from bench import (
+    cifar10_tables,
+    gate_tables,
+    imagenet_tables,
+    profile_tables,
+    study_tables,
+    watch_tables,
+)
 
 ROOT = Path(__file__).parents[1]
-MODULES = (cifar10_tables, profile_tables, study_tables, imagenet_tables, watch_tables)
+MODULES = (
+    cifar10_tables, profile_tables, study_tables, imagenet_tables, watch_tables, gate_tables,
+)  # fmt: skip
 TABLES = {name: table for module in MODULES for name, table in module.TABLES.items()}
 PLACE = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
