@@ -50,7 +50,8 @@ def _saved(gate: Gate, program: ExportedProgram, form: str, images: list[Tensor]
 
 def _reason(error: Exception) -> str:
     found = REASON.search(str(error))
-    return "no: " + " ".join((found[1] if found else str(error)).split())[:120]
+    words = " ".join((found[1] if found else str(error)).split())
+    return "no: " + re.split(r"! |\. | : \[num_users", words)[0][:120]
 
 
 def main() -> None:

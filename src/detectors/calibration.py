@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.detectors.base import Detector
+from src.detectors.gaussians import distances
 from src.detectors.logits import log_probability
 from src.metrics.statistics import Bank, ClassSums, check_labels
 from src.network import ForwardPass, Network
@@ -185,7 +186,7 @@ class OpenMax(Detector):
         likely = logits.topk(alpha, dim=1).indices
         rank = torch.arange(alpha, 0, -1, dtype=torch.float64, device=logits.device) / alpha
         shape, scale, location = self.weibull.unbind(dim=1)
-        distance = torch.cdist(logits, self.mean, compute_mode="donot_use_mm_for_euclid_dist")
+        distance = distances(logits, self.mean, compute_mode="donot_use_mm_for_euclid_dist")
         beyond = ((distance - location).clamp_min(0) / scale).pow(shape)
         share = torch.zeros_like(logits).scatter(1, likely, rank.expand(len(logits), -1))
         lost = logits * share * -torch.expm1(-beyond)

@@ -127,6 +127,8 @@ class Conformal(Detector):
 
     def _below(self, score: Tensor) -> Tensor:
         """Returns (B, L): how many held-out images have at most this score."""
+        if torch.compiler.is_exporting():  # ONNX has no search
+            return (self.known[None] <= score[:, None]).sum(dim=1)
         known, row = self.known.mT.contiguous(), score.mT.contiguous()
         return torch.searchsorted(known, row, right=True).mT
 

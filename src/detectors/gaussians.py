@@ -109,7 +109,21 @@ class Mahalanobis(FeatureDetector):
 def nearest(row: Tensor, mean: Tensor) -> Tensor:
     """Returns (B,) squared distances of rows (B, R) to the nearest of (K, R) means."""
     centre = mean.mean(dim=0)  # without it, rows far from the origin lose their digits
-    return torch.cdist(row - centre, mean - centre).amin(dim=1).square()
+    return distances(row - centre, mean - centre).amin(dim=1).square()
+
+
+def distances(row: Tensor, mean: Tensor, **options: Any) -> Tensor:
+    """Returns (B, K) Euclidean distances of rows (B, R) to (K, R) means.
+
+    Args:
+        row: Rows.
+        mean: Means.
+        options: Of `torch.cdist`, which chooses its way by the number of rows. A graph that is
+            exported has no number of rows yet, and goes the plain way.
+    """
+    if torch.compiler.is_exporting():
+        return (row[:, None] - mean).square().sum(dim=2).sqrt()
+    return torch.cdist(row, mean, **options)
 
 
 class RMDS(Mahalanobis):

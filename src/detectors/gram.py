@@ -37,7 +37,7 @@ class GramRows:
     def __call__(self, feature_map: Tensor) -> Tensor:
         """Returns (B, P, C) signed roots, float32."""
         pieces = [feature_map]
-        if feature_map.device.type == "cpu":
+        if feature_map.device.type == "cpu" and not torch.compiler.is_exporting():
             size = max(1, CACHE_ELEMENTS // feature_map.shape[1:].numel())
             pieces = list(feature_map.split(size))
         return torch.cat([self._rows(piece.float().flatten(2)) for piece in pieces])

@@ -16,8 +16,11 @@ SIMILARITIES = 2**24  # between a batch and a chunk of the bank, held at once: 6
 def nearest_similarities(row: Tensor, bank: Tensor, k: int) -> Tensor:
     """Returns the (B, k) largest inner products of rows (B, D) with a bank (N, D), sorted.
 
-    The bank is processed in chunks, which bounds the memory.
+    The bank is processed in chunks, which bounds the memory; not so in a graph that is exported,
+    where the number of rows is not known yet.
     """
+    if torch.compiler.is_exporting():
+        return (row @ bank.mT).topk(min(k, len(bank)), dim=1).values
     chunk = max(k, SIMILARITIES // max(1, len(row)))
     best = row.new_empty(len(row), 0)
     for part in bank.split(chunk):
