@@ -86,8 +86,8 @@ class Watch:
 
     Example:
         >>> watch = Watch(torch.arange(1000.0), delta=0.01)
-        >>> watch.update(torch.full((20,), -1.0)).alarm.any().item(), watch.alarm < 10
-        (True, True)
+        >>> watch.update(torch.full((20,), -1.0)).alarm.any().item(), watch.alarm
+        (True, 2)
     """
 
     def __init__(

@@ -44,11 +44,10 @@ def network_of(
         if not isinstance(network, Network):
             raise TypeError(f"expected a Network, got {type(network).__name__}")
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        first = str(cause).partition("\n")[0]
         raise ValueError(
             f"expected a network that can be built as its checkpoint describes it, got {source}: "
-            f"{first[:300]}; leave out net=, since a checkpoint brings its own, or fetch it again"
+            f"{_first_line(error)}; leave out net=, since a checkpoint brings its own, or fetch "
+            "it again"
         ) from None
     return network
 
@@ -65,6 +64,12 @@ def _planned(net: DictConfig) -> int:
 def _numbers(config: Any) -> Iterator[float]:
     """Yields every number of a plain configuration."""
     return (abs(node) for _, node in nodes(config) if isinstance(node, int | float))
+
+
+def _first_line(error: Exception) -> str:
+    """Returns what went wrong, without Hydra's words around it."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) else error
+    return str(cause).partition("\n")[0][:300]
 
 
 def check_measured(network: Network, source: object) -> None:
@@ -98,10 +103,8 @@ def detector_of(config: Mapping[str, Any], source: object) -> Detector:
         if not isinstance(detector, Detector):
             raise TypeError(f"expected a Detector, got {type(detector).__name__}")
     except Exception as error:
-        cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        first = str(cause).partition("\n")[0]
         raise ValueError(
             f"expected a detector that can be built as its file describes it, got {source}: "
-            f"{first[:300]}; make the file again"
+            f"{_first_line(error)}; make the file again"
         ) from None
     return detector
