@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from src.data.datasets import Batch
 from src.network import Network
+from src.objectives import CrossEntropy, Objective
 from src.records.atomic import try_to_write
 
 FORMAT = 2  # of checkpoints; raised by a change that older versions cannot read
@@ -24,10 +24,11 @@ PLATEAU = torch.optim.lr_scheduler.ReduceLROnPlateau
 
 
 class Classifier(L.LightningModule):
-    """Trains a `Network` with cross-entropy.
+    """Trains a `Network` for an objective.
 
     Args:
         network: Classifier to train.
+        objective: What it is trained for; None is cross-entropy.
         optimizer: Makes an optimizer from the parameters; None if there will be no training.
         scheduler: Makes a learning-rate scheduler from the optimizer; None keeps the rate.
         interval: "epoch" steps the scheduler after each epoch; "step" after each batch, and
@@ -39,13 +40,15 @@ class Classifier(L.LightningModule):
             file alone is enough to rebuild the network.
 
     Raises:
-        ValueError: If optimizer, scheduler and interval do not fit together.
+        ValueError: If optimizer, scheduler and interval do not fit together, or the objective
+            does not fit the network or cannot be compiled.
     """
 
     def __init__(
         self,
         network: Network,
         *,
+        objective: Objective | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] | None = None,
         scheduler: Callable[..., Scheduler] | None = None,
         interval: str = "epoch",
@@ -63,6 +66,14 @@ class Classifier(L.LightningModule):
                 "optim=one_cycle"
             )
         self.network = network
+        self.objective = objective or CrossEntropy()
+        if optimizer is not None:
+            self.objective.check(network)
+        if compiled and not self.objective.can_compile:
+            raise ValueError(
+                f"expected an objective of logits alone to compile, got {type(objective).__name__}"
+                "; set compiled=false"
+            )
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.interval = interval
@@ -73,7 +84,7 @@ class Classifier(L.LightningModule):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
         # in a tuple, so that nn.Module does not register the compiled network as a submodule
-        self._trained = (torch.compile(network) if compiled else network,)
+        self._trained = (cast(Network, torch.compile(network)) if compiled else network,)
         # torchmetrics would check the labels at each step, for which the host waits for the GPU
         accuracy = partial(MulticlassAccuracy, average="micro", validate_args=False)
         self.train_accuracy = accuracy(network.num_classes)
@@ -95,9 +106,8 @@ class Classifier(L.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns the mean cross-entropy of a batch."""
-        logits = self._trained[0](batch.image)
-        loss = F.cross_entropy(logits, batch.label)
+        """Returns the loss of a batch."""
+        logits, loss = self.objective(self._trained[0], batch)
         self._watch(loss.detach(), batch.index)
         self.train_accuracy.update(logits.detach(), batch.label)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)

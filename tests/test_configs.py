@@ -75,7 +75,8 @@ def training_of(cfg: DictConfig) -> tuple[Classifier, Benchmark]:
     network, data = instantiate(cfg.net), instantiate(cfg.data)
     data.check_network(network.num_classes, network.image_shape)
     benchmark = Benchmark(network, instantiate(cfg.detectors), data.sources)
-    return Classifier(network, **instantiate(cfg.optim)), benchmark
+    objective = instantiate(cfg.objective)
+    return Classifier(network, objective=objective, **instantiate(cfg.optim)), benchmark
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ from src.detectors.rankfeat import RankFeat as RankFeat
 from src.detectors.rectification import DICE as DICE
 from src.detectors.rectification import VRA as VRA
 from src.detectors.rectification import ReAct as ReAct
+from src.detectors.rotation import RotPred as RotPred
 from src.detectors.selected_norm import MatchedNorm as MatchedNorm
 from src.detectors.selected_norm import NormProduct as NormProduct
 from src.detectors.selected_norm import RescaledMap as RescaledMap

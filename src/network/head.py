@@ -1,6 +1,13 @@
 """The head of a network: which module it is, and what it does with a feature."""
 
-__all__ = ["call_of_head", "find_head", "head_logits", "is_linear", "logits_in"]
+__all__ = [
+    "FeatureTemperature",
+    "call_of_head",
+    "find_head",
+    "head_logits",
+    "is_linear",
+    "logits_in",
+]
 
 from collections.abc import Mapping
 from itertools import chain
@@ -91,6 +98,41 @@ def find_head(root: Call, logits: Any) -> Call:
             "others for the same input; wrap the network so that a deterministic layer comes last"
         )
     return head
+
+
+class FeatureTemperature(nn.Module):
+    r"""Divides a feature by a temperature and, while training, by its norm.
+
+    So training cannot lower its loss by larger features, and their norm is left to tell ID from
+    OOD. The logits are \(W h / (\tau \|h\|) + b\) while training, \(W h / \tau + b\) at test time.
+    The temperature is a buffer, so that weights cannot be loaded without it.
+
+    Args:
+        temperature: \(\tau\), above 0.
+
+    Raises:
+        ValueError: If the temperature is not positive.
+
+    Source:
+        Regmi et al., "T2FNorm: Train-time Feature Normalization for OOD Detection in Image
+        Classification", CVPR Workshops 2024, https://arxiv.org/abs/2305.17797, with their 0.1.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(
+                f"expected a feature_temperature above 0, got {temperature}; the authors use 0.1"
+            )
+        self.register_buffer("temperature", torch.tensor(float(temperature)))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Returns features (B, D) of the same shape."""
+        if self.training:
+            feature = F.normalize(feature.float(), dim=1)
+        return feature / self.temperature
 
 
 def head_logits(head: nn.Module, feature: Tensor) -> Tensor:

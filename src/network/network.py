@@ -14,10 +14,19 @@ from torch.func import functional_call
 from src.metrics.norm_ratio import feature_norm
 from src.network.blocks import Place, find_blocks, propose_blocks
 from src.network.forward_pass import ForwardPass, Reader, Unreached
-from src.network.head import call_of_head, find_head, head_logits, is_linear, logits_in
+from src.network.head import (
+    FeatureTemperature,
+    call_of_head,
+    find_head,
+    head_logits,
+    is_linear,
+    logits_in,
+)
 from src.network.tracing import Call, in_mode, tap, trace
 from src.network.weights import load_weights
 from src.records.selection import CRITERIA, select
+
+ANGLES = 4  # by which an image can be turned: 0, 90, 180 and 270 degrees
 
 _Look = tuple[Tensor, dict[tuple[str, Reader], Tensor], Tensor | None]
 
@@ -44,6 +53,9 @@ class Network(nn.Module):
         std: Standard deviation of all channels or of each, by which they are then divided.
         weights: Weights to load into `net`: a file, or a name in torchvision such as
             "ResNet50_Weights.IMAGENET1K_V1".
+        feature_temperature: Divides the penultimate feature; while training, so does its norm
+            (T2FNorm). None leaves it as it is.
+        rotation_head: Whether a second head tells by which angle an image was turned (RotPred).
 
     Attributes:
         measured: Criterion -> block -> value, of NormRatio and of the criterion that selects the
@@ -76,6 +88,8 @@ class Network(nn.Module):
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
         weights: str | Path | None = None,
+        feature_temperature: float | None = None,
+        rotation_head: bool = False,
     ) -> None:
         super().__init__()
         if weights is not None:
@@ -90,6 +104,11 @@ class Network(nn.Module):
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
         self._dry_run(blocks)
+        if feature_temperature is not None:
+            scaled = nn.Sequential(FeatureTemperature(feature_temperature), self.head)
+            net.set_submodule(self.head_path, scaled)
+            self._dry_run(blocks)
+        self.rotation_head = nn.Linear(self.head.in_features, ANGLES) if rotation_head else None
         self.measured: dict[str, dict[str, float]] = {}
 
     @property
@@ -106,6 +125,30 @@ class Network(nn.Module):
         """Returns logits (B, K) of images (B, C, H, W) in [0, 1]."""
         logits: Tensor = logits_in(self.net((image - self.mean) / self.std))
         return logits
+
+    def class_and_angle(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns logits (B, K) of the classes and (B, 4) of the angles, in one forward pass.
+
+        Raises:
+            RuntimeError: If the network has no rotation head.
+        """
+        with tap(self.net, {self.head_path: lambda inputs, _: inputs[0]}) as head:
+            logits = self(image)
+            return logits, self.angle_of(head[self.head_path])
+
+    def angle_of(self, feature: Tensor) -> Tensor:
+        """Returns the (B, 4) logits of the angles, of penultimate features (B, D).
+
+        Raises:
+            RuntimeError: If the network has no rotation head.
+        """
+        if self.rotation_head is None:
+            raise RuntimeError(
+                "expected a network with a rotation head, got one without; train with "
+                "objective=rot_pred"
+            )
+        angle: Tensor = self.rotation_head(feature)
+        return angle
 
     def logits_of(self, feature: Tensor) -> Tensor:
         """Returns the (B, K) logits of penultimate features (B, D), in the feature's precision.

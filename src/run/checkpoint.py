@@ -15,7 +15,7 @@ from src.records.schema import plain
 from src.run.rebuild import check_measured
 from src.run.upgrade import upgraded
 
-GROUPS = ("data", "detectors", "optim", "selection", "trainer")
+GROUPS = ("data", "detectors", "objective", "optim", "selection", "trainer")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

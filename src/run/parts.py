@@ -52,6 +52,7 @@ def build(cfg: DictConfig, *, state: dict[str, Any] | None = None, trains: bool)
         for name in WATCHING:
             config["trainer"].pop(name, None)
         optim = {**instantiate(cfg.optim), "compiled": cfg.compiled, "config": config}
+        optim["objective"] = instantiate(cfg.objective)
     classifier = Classifier(network, channels_last=cfg.channels_last, **optim)
     if state is not None:
         load_state(classifier, state, cfg.checkpoint)

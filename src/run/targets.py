@@ -43,6 +43,7 @@ ROOMS = {
     "src.loggers": True,
     "src.models": True,
     "src.network": False,
+    "src.objectives": False,
     "src.profile_curves": False,
     "torchvision.models": True,
 }

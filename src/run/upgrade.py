@@ -31,6 +31,8 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(detectors, dict):  # until format 1 a name that no command line can hold
         detectors = {_key(name): node for name, node in detectors.items()}
     new["detectors"] = detectors
+    if "optim" in new:  # earlier trainings knew no other
+        new.setdefault("objective", {"_target_": "src.objectives.CrossEntropy"})
     new.setdefault("trainer", {}).setdefault("enable_progress_bar", True)
     return new
 

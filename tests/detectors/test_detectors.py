@@ -55,6 +55,7 @@ from src.detectors import (
     ReAct,
     RescaledMap,
     Residual,
+    RotPred,
     SelectedNorm,
     StandardizedNormProduct,
     ViM,
@@ -146,7 +147,10 @@ def new_network() -> Network:
     vertical = torch.tensor([[-1.0, 0.0, 1.0]] * 3)  # an edge filter, and its mirror image
     net[0].weight.data = torch.stack([vertical, -vertical])[:, None]
     net[5].weight.data = torch.tensor([[-1.0] * 16 + [1.0] * 16, [1.0] * 16 + [-1.0] * 16])
-    network = Network(net, BLOCKS, image_shape=(1, 8, 8), mean=0.5, std=0.5).eval()
+    network = Network(
+        net, BLOCKS, image_shape=(1, 8, 8), mean=0.5, std=0.5, rotation_head=True
+    ).eval()
+    network.rotation_head.weight.data.zero_()  # turned edges are no edges, as it sees them
     network.norm_ratio = {"1": 1.0, "3": 2.0}
     return network
 
@@ -331,6 +335,7 @@ def test_to_score_before_the_fit_is_a_clear_error(
 
 PASSES = {
     Perturbed: (0, 2), AdaSCALE: (2, 2), RankFeat: (0, 2), RescaledMap: (0, 1),
+    RotPred: (0, 3),
     NormProfile: (len(POOL), 0), NMD: (len(POOL), 0),
 }  # fmt: skip
 
@@ -590,7 +595,7 @@ def test_a_single_class_is_refused_early_or_scored(build: Callable[[], Detector]
     torch.manual_seed(0)  # CADRef refuses a network whose mean energy is negative
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.ReLU(), nn.ReLU())
     net.extend([nn.Flatten(), nn.Linear(72, 1)])
-    network = Network(net, BLOCKS, image_shape=(1, 8, 8)).eval()
+    network = Network(net, BLOCKS, image_shape=(1, 8, 8), rotation_head=True).eval()
     network.norm_ratio = {"1": 1.0, "3": 2.0}
     try:
         expand_blocks({"name": build()}, network)
