@@ -34,22 +34,23 @@ class RandomImages(Source):
         return ImageSet(image, label, self.classes)
 
 
-def arguments(images: int, batch: int) -> argparse.Namespace:
-    """Returns the command line."""
+def arguments(images: int, batch: int, *switches: str) -> argparse.Namespace:
+    """Returns the command line, with switches of a benchmark of its own."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--images", type=int, default=images)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--precision", default="32-true", choices=["32-true", "bf16-mixed"])
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--compiled", action="store_true")
+    for switch in ("compiled", *switches):
+        parser.add_argument(f"--{switch}", action="store_true")
     return parser.parse_args()
 
 
-def new_network(channels_last: bool) -> Network:
-    """Returns ResNet18 with its 8 blocks."""
+def new_network(channels_last: bool, **options: Any) -> Network:
+    """Returns ResNet18 with its 8 blocks, and with more options of `Network`."""
     torch.manual_seed(0)
-    network = Network(resnet18(), r"layer[1-4]\.\d+")
+    network = Network(resnet18(), r"layer[1-4]\.\d+", **options)
     return network.to(memory_format=torch.channels_last) if channels_last else network
 
 

@@ -1,11 +1,15 @@
 """Training throughput of Classifier under Lightning, over a plain PyTorch loop.
 
 python -m bench.training [--precision bf16-mixed --channels-last --compiled]
+python -m bench.training --objectives     each objective over cross-entropy
 """
 
+import argparse
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -22,11 +26,40 @@ from bench.common import (
 )
 from src.classifier import Classifier
 from src.data import CropFlip
+from src.network import Network
+from src.objectives import CrossEntropy, LogitNorm, Objective, RotPred
 
 
-def main() -> None:
+def compare_objectives(options: argparse.Namespace) -> None:
+    """Times one epoch of each objective, in turn."""
+    data = image_data(options.images, options.batch, [], options.batch)
+    optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+    def epoch(objective: Objective, network: Network) -> Callable[[], None]:
+        classifier = Classifier(network, objective=objective, optimizer=optimizer)
+
+        def run() -> None:
+            trainer = new_trainer(options.precision, max_epochs=1, limit_val_batches=0)
+            trainer.fit(classifier, datamodule=data)
+
+        return run
+
+    def network(**more: Any) -> Network:
+        return new_network(options.channels_last, **more)
+
+    runs = {
+        "cross-entropy": epoch(CrossEntropy(), network()),
+        "LogitNorm": epoch(LogitNorm(), network()),
+        "T2FNorm": epoch(CrossEntropy(), network(feature_temperature=0.1)),
+        "RotPred": epoch(RotPred(), network(rotation_head=True)),
+    }
+    plain, *others = alternate(options.repeats, *runs.values())
+    for name, seconds in zip([*runs][1:], others, strict=True):
+        ratio(f"step time of {name} / cross-entropy", seconds, plain)
+
+
+def compare_with_plain_loop(options: argparse.Namespace) -> None:
     """Times one epoch each way; the plain loop neither augments nor logs."""
-    options = arguments(images=1280, batch=128)
     network = new_network(options.channels_last)
     data = image_data(options.images, options.batch, [], options.batch)
     data.augmentation = CropFlip()
@@ -69,6 +102,12 @@ def main() -> None:
         print(f"the host waits for the GPU {places.total()} times in {steps} steps")
         for place, count in places.most_common():
             print(f"  {count} times at {place}")
+
+
+def main() -> None:
+    """Compares what the command line asks for."""
+    options = arguments(1280, 128, "objectives")
+    (compare_objectives if options.objectives else compare_with_plain_loop)(options)
 
 
 if __name__ == "__main__":
