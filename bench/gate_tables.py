@@ -1,6 +1,6 @@
-"""The table of docs/deploy.md, from docs/results/gates.json.
+"""The tables of docs/deploy.md, from docs/results/gates.json and docs/results/gate.json.
 
-Nothing here is a command: `python -m bench.pages` writes this table into the documentation.
+Nothing here is a command: `python -m bench.pages` writes these tables into the documentation.
 """
 
 import json
@@ -29,4 +29,31 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-TABLES = {"gates": gates}
+def speed() -> str:
+    """Latency of one image, throughput of a batch, operations and size of each way to run."""
+    content = json.loads((RESULTS / "gate.json").read_text())
+    lines = []
+    for network, measured in content["networks"].items():
+        (one, many) = measured["batches"].values()
+        for way, single in one.items():
+            batch = many[way]
+            rate = batch["images_per_second"][0]
+            flops = measured["share_of_flops"] if way.endswith("cut") else 1
+            size = measured["megabytes"].get(way)
+            lines.append([
+                network, way, f"{single['median_ms']:.2f} ({single['p95_ms']:.2f})",
+                spread(single["ratio"]), f"{rate:.0f}", spread(batch["ratio"]), percent(flops),
+                "" if size is None else f"{size:.1f}",
+            ])  # fmt: skip
+    header = ["network", "runs as", "one image, ms (p95)", "time / plain"]
+    images = list(measured["batches"])[-1]
+    header += [f"{images} images, images/s", "time / plain", "FLOPs, %", "file, MB"]
+    return table(header, lines)
+
+
+def spread(values: tuple[float, float, float]) -> str:
+    """Returns a median with its range."""
+    return "{:.2f} ({:.2f} to {:.2f})".format(*values)
+
+
+TABLES = {"gates": gates, "gate-speed": speed}

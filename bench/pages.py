@@ -17,6 +17,7 @@ from bench import (
     imagenet_tables,
     objective_tables,
     profile_tables,
+    serve_tables,
     study_tables,
     watch_tables,
 )
@@ -24,7 +25,7 @@ from bench import (
 ROOT = Path(__file__).parents[1]
 MODULES = (
     cifar10_tables, profile_tables, study_tables, imagenet_tables, watch_tables, gate_tables,
-    objective_tables,
+    objective_tables, serve_tables,
 )  # fmt: skip
 TABLES = {name: table for module in MODULES for name, table in module.TABLES.items()}
 PLACE = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -36,8 +37,18 @@ def pages() -> list[Path]:
 
 
 def with_tables(page: str) -> str:
-    """Returns the text of a page with each of its tables as docs/results has it."""
-    return PLACE.sub(lambda place: f"{place[1]}{place[2]}\n{TABLES[place[1]]()}\n\n", page)
+    """Returns the text of a page with each of its tables as docs/results has it.
+
+    The place of a table whose results are not there stays as it is.
+    """
+
+    def filled(place: re.Match[str]) -> str:
+        try:
+            return f"{place[1]}{place[2]}\n{TABLES[place[1]]()}\n\n"
+        except FileNotFoundError:
+            return place[0]
+
+    return PLACE.sub(filled, page)
 
 
 def main() -> None:

@@ -1,172 +1,200 @@
-"""Load on a server: latency beside the bare network in the same engine, broken images, memory.
+"""Load on a server: latency beside the bare network in the same engine, memory, a kill.
 
-python -m bench.serve gate=FILE images=FOLDER            the table
-python -m bench.serve gate=FILE images=FOLDER count=500  a quick look
+python -m bench.serve [--seconds 7] [--repeats 2] [--endure 80] [--network NAME] [--result FILE]
 """
 
-import http.client
+import argparse
+import json
 import os
+import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
-from threading import local
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import torch
-from torch import Tensor
+from PIL import Image
 
-from src.gate import Gate, Verdict
-from src.service.engine import GateAPI
-from src.service.facts import Facts
-from src.service.limits import Limits
-from src.service.server import new_server, run
+from bench.common import RandomImages
+from bench.gate import new_gate, write_gate
+from bench.server import Load, Memory, Server, load, server
+from src.run.pretrained import load_network
 
-CLIENTS = (1, 8, 64)
+RESULT = Path(__file__).parents[1] / "docs/results/serve.json"
+IMAGES = 500  # random ones, which also calibrate: p-values are as those of ID images
+CLIENTS = (1, 4, 16)
+BATCH = 32
+ENGINES = {
+    "bare network": ("bare", BATCH),
+    "gate, batch=1": ("gate", 1),
+    f"gate, batch={BATCH}": ("gate", BATCH),
+}
 BROKEN = 100  # one image in so many is broken
+PARTS = 4  # of the load under which the memory is watched
+LONGEST = 590  # seconds, after which it ends as it does after SIGTERM
 
 
-class BareAPI(GateAPI):
-    """The network alone: no detector, no p-value."""
-
-    def verdicts(self, pixels: Sequence[Tensor]) -> list[Verdict]:
-        """Returns the class of each image; score and p-value mean nothing."""
-        found = []
-        for first in range(0, len(pixels), self.max_batch_size):
-            part = torch.stack([*pixels[first : first + self.max_batch_size]])
-            with torch.no_grad():
-                softmax = self.gate.network(part.to(self.gate.device)).softmax(dim=1)
-            for probability, label in zip(*(each.tolist() for each in softmax.max(dim=1))):  # noqa: B905
-                found.append(Verdict(self.gate.classes[label], probability, 0.0, 1.0, False))
-        return found
-
-
-@contextmanager
-def server(gate: Path, kind: str) -> Iterator[tuple[int, int]]:
-    """A server in processes of its own, from its start to its end: its port and process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "bench.serve", kind, str(gate), str(port)]
-    with subprocess.Popen(command, start_new_session=True) as process:
-        try:
-            while True:
-                assert process.poll() is None, "the server ended"
-                try:
-                    if asked(port, "GET", "/health")[0] == 200:
-                        break
-                except OSError:
-                    time.sleep(0.2)
-            yield port, process.pid
-        finally:
-            os.kill(process.pid, signal.SIGTERM)
-        assert process.wait() == 0
+def write_images(source: str, path: Path) -> list[bytes]:
+    """Writes a gate of a released network; returns PNG files of its calibration images."""
+    network, pixels = load_network(source), RandomImages(IMAGES).load().image
+    with torch.no_grad():
+        norms = [
+            network.observe(part.float() / 255).norm[network.block("selected")]
+            for part in pixels.split(50)
+        ]
+    write_gate(new_gate(network, torch.cat(norms)), source, path)
+    files = []
+    for each in pixels:
+        Image.fromarray(each.movedim(0, 2).numpy()).save(file := BytesIO(), "PNG")
+        files.append(file.getvalue())
+    return files
 
 
-def start(kind: str, gate: Path, port: int) -> None:
-    """Runs a server in this process."""
-    torch.set_num_threads(1)
-    facts, limits = Facts.of(Gate.load(gate)), Limits()
-    engine = {"gate": GateAPI, "bare": BareAPI}[kind]
-    run(new_server(gate, facts, limits, engine=engine), "127.0.0.1", port)
-
-
-own = local()
-
-
-def asked(port: int, method: str, path: str, content: bytes = b"") -> tuple[int, bytes]:
-    """Returns status and body; each thread keeps its connection."""
-    if getattr(own, "port", None) != port:
-        own.port, own.line = port, http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    try:
-        own.line.request(method, path, content, {"Content-Type": "image/png"})
-        answer = own.line.getresponse()
-        return answer.status, answer.read()
-    except OSError:
-        own.line.close()
-        raise
-
-
-def load(port: int, images: Sequence[bytes], clients: int) -> tuple[Counter[int], list[float]]:
-    """Returns the statuses and the seconds of requests of one image each, by so many clients."""
-
-    def ask(content: bytes) -> tuple[int, float]:
-        began = time.perf_counter()
-        status, _ = asked(port, "POST", "/predict", content)
-        return status, time.perf_counter() - began
-
-    with ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(ask, images))
-    return Counter(status for status, _ in answers), [seconds for _, seconds in answers]
-
-
-def memory(leader: int) -> float:
-    """Returns the proportional memory of a server's processes, in MB."""
-    total = 0
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and os.getsid(int(folder.name)) == leader:
-                lines = (folder / "smaps_rollup").read_text().splitlines()
-                total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        except OSError:  # it has ended
-            continue
-    return total / 1024
-
-
-def compare(gate: Path, images: Sequence[bytes], count: int) -> None:
-    """Prints requests per second and latency of the gate and of the bare network, in turns."""
-    rows = [images[k % len(images)] for k in range(count)]
-    with server(gate, "bare") as (bare, _), server(gate, "gate") as (whole, _):
-        for port in (bare, whole):
-            load(port, rows[:50], 8)
-        print("clients  engine  requests/s  p50 ms  p99 ms")
+def compare(gate: Path, images: Sequence[bytes], seconds: float, repeats: int) -> dict[str, Any]:
+    """Returns requests per second and latency of each engine, in turns, and the peak memory."""
+    cells: dict[tuple[int, str], list[Load]] = {}
+    peaks: dict[str, list[Memory]] = {name: [] for name in ENGINES}
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(server(kind, gate, batch))
+            for name, (kind, batch) in ENGINES.items()
+        }
+        for each in servers.values():
+            load(each.port, images, 4, most=20)
         for clients in CLIENTS:
-            middle = {}
-            for name, port in (("bare", bare), ("gate", whole)):
-                began = time.perf_counter()
-                statuses, seconds = load(port, rows, clients)
-                rate = count / (time.perf_counter() - began)
-                assert statuses == {200: count}, statuses
-                middle[name], high = 1000 * np.quantile(seconds, [0.5, 0.99])
-                print(
-                    f"{clients:7}  {name:6}  {rate:10.1f}  {middle[name]:6.1f}  {high:6.1f}",
-                    flush=True,
-                )
-            print(f"{clients:7}  p50 of the gate / bare: {middle['gate'] / middle['bare']:.2f}")
+            for name, each in list(servers.items()) * repeats:
+                with each.peak() as seen:
+                    found = load(each.port, images, clients, seconds=seconds)
+                assert set(found.status) == {200}, Counter(found.status)
+                cells.setdefault((clients, name), []).append(found)
+                peaks[name] += seen
+                print(f"{clients:2} clients, {name}: {len(found.status)} requests", flush=True)
+    rows = [
+        {"clients": clients, "engine": name} | summary(loads)
+        for (clients, name), loads in cells.items()
+    ]
+    return {"rows": rows, "peak": {name: largest(seen) for name, seen in peaks.items()}}
 
 
-def endure(gate: Path, images: Sequence[bytes], count: int) -> None:
-    """Prints what is answered if one image in a hundred is broken, and memory on the way."""
-    rows = [images[k % len(images)][: 40 if k % BROKEN == 0 else None] for k in range(count)]
-    with server(gate, "gate") as (port, leader):
-        load(port, rows[: max(100, count // 20)], 8)
-        print(f"memory after warming up: {memory(leader):.0f} MB")
-        total: Counter[int] = Counter()
-        for part in range(4):
-            statuses, _ = load(port, rows[part::4], 8)
-            total += statuses
-            print(f"after {sum(total.values())} requests: {memory(leader):.0f} MB")
-        broken = len(range(0, count, BROKEN))
-        print(f"answered: {dict(total)}; expected {count - broken} of 200, {broken} of 422")
-        assert total == {200: count - broken, 422: broken}
+def summary(loads: Sequence[Load]) -> dict[str, Any]:
+    """Returns requests per second, of each repeat, and latencies over all of them."""
+    taken = np.concatenate([each.seconds for each in loads])
+    return {
+        "requests": len(taken),
+        "requests_per_second": [len(each.seconds) / each.elapsed for each in loads],
+        **{f"p{q}_ms": 1000 * float(np.quantile(taken, q / 100)) for q in (50, 95, 99)},
+    }
+
+
+def largest(seen: Sequence[Memory]) -> dict[str, float]:
+    """Returns the largest memory that was seen, of each kind."""
+    return {kind: max(getattr(each, kind) for each in seen) for kind in vars(seen[0])}
+
+
+def endure(gate: Path, images: Sequence[bytes], seconds: float) -> dict[str, Any]:
+    """Returns what is answered if one image in a hundred is broken, and memory on the way."""
+    rows = [image[: 40 if k % BROKEN == 0 else None] for k, image in enumerate(images)]
+    total: Counter[int] = Counter()
+    broken, memory, peak = 0, [], []
+    with server("gate", gate, BATCH) as running:
+        load(running.port, images, 8, most=100)
+        for part in range(PARTS + 1):
+            memory.append({"requests": sum(total.values()), **vars(running.memory())})
+            print(f"after {memory[-1]['requests']} requests: {memory[-1]}", flush=True)
+            if part == PARTS:
+                break
+            with running.peak() as seen:
+                found = load(running.port, rows, 8, seconds=seconds / PARTS)
+            peak += seen
+            total += Counter(found.status)
+            broken += len(range(0, len(found.status), BROKEN))
+    expected = Counter({200: sum(total.values()) - broken, 422: broken})
+    assert total == expected, f"expected {expected}, got {total}"
+    return {"answered": dict(total), "memory": memory, "peak": largest(peak)}
+
+
+def watched(running: Server) -> int:
+    """Returns the number of images that the watch has counted."""
+    text = urlopen(f"http://127.0.0.1:{running.port}/metrics").read().decode()
+    (found,) = re.findall(r"^gate_watch_images (\S+)$", text, re.MULTILINE)
+    return int(float(found))
+
+
+def kill(gate: Path, images: Sequence[bytes], state: Path, seconds: float) -> dict[str, Any]:
+    """Returns what of the watch is lost if the server is killed under load, and then goes on.
+
+    Only the first process is killed, as `kill -9` does; the others must end by themselves.
+    """
+    with ThreadPoolExecutor(1) as pool, server("gate", gate, BATCH, state) as running:
+        waiting = pool.submit(load, running.port, images, 4, seconds=10 * seconds, may_fail=True)
+        time.sleep(seconds)
+        killed = time.monotonic()
+        os.kill(running.leader, signal.SIGKILL)
+        found = waiting.result()
+        while len(running.processes()) and time.monotonic() - killed < 10:
+            time.sleep(0.01)
+        left, ended = len(running.processes()), time.monotonic() - killed
+    answered = sum(status == 200 for status in found.status)
+    kept = json.loads(state.read_text())["watch"]["position"]
+    times = [end for end, status in zip(found.ended, found.status, strict=True) if status == 200]
+    lost = max(0, answered - kept)
+    with server("gate", gate, BATCH, state) as running:
+        again = load(running.port, images, 4, most=100)
+        whole = watched(running) == kept + 100 and set(again.status) == {200}
+    at_end = json.loads(state.read_text())["watch"]["position"]
+    return {
+        "answered_before": answered,
+        "unanswered": found.status.count(0),
+        "counted_before": kept,
+        "lost": lost,
+        "lost_seconds": max(0.0, killed - times[-lost]) if lost else 0.0,
+        "processes_left": left,
+        "seconds_to_end": ended,
+        "answered_after": len(again.status),
+        "goes_on": whole and at_end == kept + 100,
+    }
+
+
+def end(number: int, frame: FrameType | None) -> None:
+    """Ends this program so that its servers are ended, too."""
+    raise SystemExit(f"ended by {signal.Signals(number).name}")
 
 
 def main() -> None:
-    """Reads the command line."""
-    if sys.argv[1] in ("gate", "bare"):
-        start(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
-        return
-    given = dict(word.split("=", 1) for word in sys.argv[1:])
-    gate, count = Path(given["gate"]).absolute(), int(given.get("count", 10000))
-    images = [path.read_bytes() for path in sorted(Path(given["images"]).glob("*.*"))]
-    compare(gate, images, max(100, count // 10))
-    endure(gate, images, count)
+    """Reads the command line, measures, and writes each part as soon as it is there."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=7, help="of each load")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--endure", type=float, default=80, help="seconds of the longest load")
+    parser.add_argument("--network", default="vgg11_cifar10_short")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    asked = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, end)
+    signal.alarm(LONGEST)
+    content: dict[str, Any] = {"network": asked.network, "detector": "featurenorm"}
+    with TemporaryDirectory() as folder:
+        gate = Path(folder, "gate.pt")
+        images = write_images(asked.network, gate)
+        state = Path(folder, "watch.json")
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "kill": lambda: kill(gate, images, state, asked.seconds),
+            "load": lambda: compare(gate, images, asked.seconds, asked.repeats),
+            "endurance": lambda: endure(gate, images, asked.endure),
+        }
+        for name, measure in parts.items():
+            content[name] = measure()
+            asked.result.write_text(json.dumps(content, indent=1) + "\n")
+            print(name, json.dumps(content[name]), flush=True)
 
 
 if __name__ == "__main__":

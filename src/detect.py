@@ -24,10 +24,11 @@ from src.records.configs import CONF
 from src.run.command_line import literally
 
 if TYPE_CHECKING:
+    from src.gate.detections import Detections
     from src.gate.gate import Gate
     from src.gate.inputs import Images
     from src.gate.processes import Group
-    from src.gate.rows import Detections, Row
+    from src.gate.rows import Row
 
 T = TypeVar("T")
 NOTHING, REFUSED, FLAGGED, INTERRUPTED = 1, 2, 3, 130  # exit codes
@@ -63,8 +64,8 @@ def prepared(cfg: DictConfig, group: "Group") -> "tuple[Gate, Images, Detections
     check(cfg, group)
     from src.gate import Gate
     from src.gate.deciding import check_pictures, device_of
+    from src.gate.detections import Detections
     from src.gate.inputs import find_images
-    from src.gate.rows import Detections
 
     device = device_of(str(cfg.device), group.local)
     images = find_images(str(cfg.images))

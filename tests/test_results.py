@@ -20,8 +20,13 @@ def test_a_page_has_the_tables_that_follow_from_the_results(page: Path) -> None:
 
 def test_every_table_stands_on_a_page() -> None:
     shown = set().union(*(tables(page.read_text()) for page in pages.pages()))
+    text = "".join(page.read_text() for page in pages.pages())
     for name, table in pages.TABLES.items():
-        written = tables(table())
+        try:
+            written = tables(table())
+        except FileNotFoundError:  # not measured yet
+            assert f"<!-- table: {name} -->\n<!-- end -->" in text, name
+            continue
         assert len(written) > 3, name
         assert written <= shown, name
 

@@ -9,7 +9,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from src.gate.gate import Gate
@@ -17,7 +16,9 @@ from src.gate.heat import Pixels, deciding_block, heat, heat_maps, is_small, pho
 from src.gate.inputs import Images
 from src.gate.rows import Row
 from src.records.atomic import write_whole
+from src.records.template import page_template
 
+TEMPLATE = Path(__file__).with_name("detect.html.j2")
 BINS = 20  # of the histogram
 MOST_IMAGES = 12  # at each end
 MOST_BROKEN = 50  # files that are named
@@ -67,15 +68,8 @@ def write_page(
     Raises:
         OSError: If it cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of files and classes come from elsewhere
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("detect.html.j2")
-    page = template.render(content(gate, images, rows, output=output, rate=rate))
+    variables = content(gate, images, rows, output=output, rate=rate)
+    page = page_template(TEMPLATE).render(variables)
     write_whole(path, lambda partial: partial.write_text(page, encoding="utf-8"))
 
 

@@ -2,16 +2,23 @@
 
 __all__ = ["ScoreTable", "Scores"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 ROW = ("source", "index", "label", "prediction")  # columns of Scores besides the score
+LAYOUT: dict[str, tuple[int, type[np.generic]]] = {  # of the file: dimensions and type
+    "score": (2, np.float64),
+    **dict.fromkeys(ROW, (1, np.int64)),
+    **dict.fromkeys(("detectors", "sources"), (1, np.str_)),
+}
 
 
 class Scores:
@@ -38,11 +45,18 @@ class Scores:
 
     @classmethod
     def load(cls, path: Path) -> "Scores":
-        """Returns the table in the `scores.npz` of a finished run."""
-        with np.load(path, allow_pickle=False) as file:
-            row = torch.from_numpy(np.stack([file[name] for name in ROW], axis=1))
-            score = torch.from_numpy(file["score"])
-            return cls(file["detectors"].tolist(), file["sources"].tolist(), score, row)
+        """Returns the table in the `scores.npz` of a finished run.
+
+        Raises:
+            OSError: If the file is not there, or must not be read.
+            ValueError: If it is damaged, or holds something else.
+        """
+        columns = _read(path)
+        if wrong := _wrong(columns):
+            raise _no_scores(path, wrong)
+        row = torch.from_numpy(np.stack([columns[name] for name in ROW], axis=1))
+        score = torch.from_numpy(columns["score"])
+        return cls(columns["detectors"].tolist(), columns["sources"].tolist(), score, row)
 
     def save(self, path: Path) -> None:
         """Writes the table so that `numpy.load(path, allow_pickle=False)` reads it."""
@@ -69,6 +83,43 @@ class Scores:
         labelled = (self.source == 0) & (self.label >= 0)
         right = self.prediction[labelled] == self.label[labelled]
         return right.double().mean().item()
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    """Returns the columns of a file; no code in it runs."""
+    with path.open("rb") as opened:
+        try:
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in LAYOUT}
+        except Exception as error:  # zip files and numpy's format fail in many ways
+            first = str(error).strip("'\"").partition("\n")[0]
+            raise _no_scores(path, f"{type(error).__name__}: {first}") from None
+
+
+def _wrong(columns: Mapping[str, NDArray[Any]]) -> str | None:
+    """Returns what in the columns is not as `Scores` needs it; None if all is well."""
+    for name, (dimensions, kind) in LAYOUT.items():
+        array = columns[name]
+        is_kind = np.issubdtype(array.dtype, kind) and array.dtype.isnative
+        if not is_kind or array.ndim != dimensions:
+            return f"{name} of type {array.dtype} and shape {array.shape}"
+    score, sources = columns["score"], columns["sources"]
+    if not score.size or score.shape[1] != len(columns["detectors"]):
+        return f"scores of shape {score.shape} of {len(columns['detectors'])} detectors"
+    for name in ROW:
+        if len(columns[name]) != len(score):
+            return f"{len(columns[name])} values of {name} for {len(score)} rows of scores"
+    low, high = columns["source"].min(), columns["source"].max()
+    if low < 0 or high >= len(sources):
+        return f"sources from {low} to {high}, of which {len(sources)} have names"
+    return None
+
+
+def _no_scores(path: Path, wrong: str) -> ValueError:
+    return ValueError(
+        f"expected the scores.npz of a finished run, got {path} with {wrong}; "
+        "evaluate the checkpoint again, or name another file"
+    )
 
 
 class ScoreTable(Metric):

@@ -87,9 +87,10 @@ def draw_auroc(axes: Axes, blocks: Sequence[Block], color: Sequence[Color]) -> N
     axes.plot(depth, percent, color=GREY, lw=1, zorder=1)
     axes.scatter(depth, percent, c=color, s=28, zorder=2)
     axes.set_ylabel("mean AUROC (%)")
-    for block, at, y in zip(blocks, depth, percent, strict=True):
-        if block.is_selected or block.is_best:
-            axes.text(at, y, f"{y:.1f}\n", ha="center", va="baseline")
+    told = [at for at, block in enumerate(blocks) if block.is_selected or block.is_best]
+    for at in told:  # neighbours, between which there may be no room, turn away from each other
+        side = "right" if at + 1 in told else "left" if at - 1 in told else "center"
+        axes.text(at, percent[at], f"{percent[at]:.1f}\n", ha=side, va="baseline")
     axes.margins(y=0.2)
 
 
@@ -120,7 +121,7 @@ def norm_by_depth(evidence: Evidence) -> Figure:
 def score_histograms(evidence: Evidence, detectors: Sequence[str]) -> Figure:
     """Returns score densities, ID against OOD: detectors as rows, OOD sets as columns."""
     sources = list(evidence.roc)
-    figure = Figure(figsize=(1.2 + 1.3 * len(sources), 0.6 + 0.9 * len(detectors)))
+    figure = Figure(figsize=(max(3.8, 1.2 + 1.3 * len(sources)), 0.6 + 0.9 * len(detectors)))
     panels = figure.subplots(len(detectors), len(sources), squeeze=False, sharex="row")
     for (row, detector), (column, source) in product(enumerate(detectors), enumerate(sources)):
         axes = panels[row, column]
@@ -218,6 +219,7 @@ def of_compared(draw: Callable[[Evidence, Sequence[str]], Figure], evidence: Evi
             f"{shown[0]}, and the best {len(shown) - 1} of {others} others by average AUROC "
             "(all: ood.csv)",
             fontsize="large",
+            wrap=True,  # one OOD set makes a narrow figure
         )
     return figure
 

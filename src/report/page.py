@@ -9,16 +9,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from PIL import Image
 
 from src.records.atomic import try_to_write
 from src.records.columns import block_columns, detector_columns
 from src.records.history import read_history
 from src.records.run_files import CONFIG_FILE, METRICS_FILE, read_bytes, read_config, read_metrics
+from src.records.template import page_template
 from src.report.blocks import Results, blocks_of, chosen_of, selection_of, weights_of
 
 log = logging.getLogger(__name__)
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 FIGURES = (
     "norm_ratio_curves",
     "norm_by_depth",
@@ -43,15 +44,8 @@ def write_page(run_dir: Path) -> Path:
             f"expected the directory of a finished run, got {run_dir} without a metrics.json; "
             "name one such as logs/<name>/<time>"
         )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of classes and sets come from the user
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "tint": tint, "duration": duration}
-    page = environment.get_template("page.html.j2").render(content(run_dir))
+    template = page_template(TEMPLATE, percent=percent, tint=tint, duration=duration)
+    page = template.render(content(run_dir))
     path = run_dir / "report.html"
     try_to_write(path, lambda partial: partial.write_text(page, encoding="utf-8"))
     return path

@@ -8,13 +8,14 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from starlette.responses import HTMLResponse
 
+from src.records.template import page_template
 from src.service.engine import Row
 from src.service.facts import Facts
 from src.service.limits import Limits
 
+TEMPLATE = Path(__file__).with_name("page.html.j2")
 STEP = 0.001  # of the slider
 LARGEST_ALPHA = 0.5  # of the slider
 
@@ -28,14 +29,7 @@ class Page:
     """
 
     def __init__(self, facts: Facts, limits: Limits) -> None:
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parent),
-            autoescape=True,  # names of files and classes come from strangers
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.template = environment.get_template("page.html.j2")
+        self.template = page_template(TEMPLATE)
         self.facts, self.limits = facts, limits
 
     def response(

@@ -27,7 +27,8 @@ from src.gate.deciding import decide, missing_batches
 from src.gate.detect_page import histogram
 from src.gate.file import save
 from src.gate.inputs import find_images
-from src.gate.rows import Row, RowFile
+from src.gate.row_file import RowFile
+from src.gate.rows import Row
 from src.metrics.conformal import benjamini_hochberg
 from src.metrics.watch import Watch
 from src.run.rebuild import network_of

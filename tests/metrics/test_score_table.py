@@ -1,13 +1,17 @@
 """Laws of the score table."""
 
 import math
+import pickle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from src.metrics import Scores, ScoreTable
+from src.metrics.score_table import ROW
 
 SOURCES = ("id", "near", "far")
 COUNTS = {"id": 7, "near": 4, "far": 9}
@@ -42,6 +46,64 @@ def test_scores_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     scores = table_of(rows()).compute()
     scores.save(tmp_path / "scores.npz")
     assert_same(Scores.load(tmp_path / "scores.npz"), scores)
+
+
+def columns() -> dict[str, Any]:
+    """What a file of scores holds."""
+    scores = table_of(rows()).compute()
+    named = {name: getattr(scores, name).numpy() for name in ("score", *ROW)}
+    return named | {"detectors": np.array(scores.detectors), "sources": np.array(scores.sources)}
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "objects": ({"label": np.array([None] * 20)}, "allow_pickle"),
+    "flat": ({"score": np.zeros(20)}, r"score of type float64 and shape \(20,\)"),
+    "float32": ({"score": np.zeros((20, 2), np.float32)}, "score of type float32"),
+    "words": ({"index": np.array(["a"] * 20)}, "index of type <U1"),
+    "short": ({"label": np.zeros(3, np.int64)}, "3 values of label for 20 rows"),
+    "names": ({"detectors": np.array(["msp"])}, r"shape \(20, 2\) of 1 detectors"),
+    "sources": ({"sources": np.array(["id"])}, "from 0 to 2, of which 1 have names"),
+    "empty": ({"score": np.zeros((0, 2))}, r"shape \(0, 2\)"),
+}
+
+
+@pytest.mark.parametrize(("changed", "said"), WRONG.values(), ids=WRONG)
+def test_a_file_of_something_else_is_refused(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.npz"
+    np.savez(path, **columns() | changed)
+    with pytest.raises(
+        ValueError, match=rf"^expected the scores\.npz .*scores\.npz with .*{said}"
+    ):
+        Scores.load(path)
+
+
+@pytest.mark.parametrize("missing", columns())
+def test_a_file_without_a_column_is_refused(missing: str, tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    np.savez(path, **{name: value for name, value in columns().items() if name != missing})
+    with pytest.raises(ValueError, match=rf"^expected the scores\.npz .*KeyError.*{missing}"):
+        Scores.load(path)
+
+
+def test_a_damaged_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "scores.npz"
+    np.savez(path, **columns())
+    whole = path.read_bytes()
+    flipped = whole[:150] + bytes([whole[150] ^ 255]) + whole[151:]
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    array, pickled = (tmp_path / "array.npy").read_bytes(), pickle.dumps({"score": 1})
+    cuts = [whole[:length] for length in range(0, len(whole), 97)]
+    for content in (*cuts, flipped, array, pickled, b"score,label\n1,2\n"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^expected the scores\.npz .*; evaluate"):
+            Scores.load(path)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="scores"):
+        Scores.load(tmp_path / "scores.npz")
 
 
 def test_rows_are_in_the_order_of_source_and_index() -> None:
