@@ -30,7 +30,7 @@ ROOMS = {
     "page": ("report",),
     "run": (
         *("report", "benchmark", "block_selection", "classifier", "detectors"),
-        *("loggers", "network", "data", "records"),
+        *("loggers", "network", "data", "records", "weight_averaging"),
     ),
     "search": ("records",),
     "compare": ("records",),
@@ -39,6 +39,7 @@ ROOMS = {
     "block_selection": ("network", "data", "metrics", "records"),
     "profile_curves": ("detectors", "network", "data"),
     "classifier": ("network", "data", "records"),
+    "weight_averaging": (),
     "detectors": ("network", "metrics", "records", "counter_random"),
     "loggers": ("records",),
     "network": ("metrics", "records"),

@@ -44,6 +44,7 @@ ROOMS = {
     "src.models": True,
     "src.network": False,
     "src.profile_curves": False,
+    "src.weight_averaging": False,
     "torchvision.models": True,
 }
 FAMILIES = {  # whose classes derive from one
