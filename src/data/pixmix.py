@@ -63,8 +63,8 @@ class PixMix(Augmentation):
         """Returns the mixed images."""
         copies = HEAD + (self.k + 1) * COPY
         bits = self.bits(index, epoch, copies + self.k * ROUND)
-        copy = bits[:, HEAD:copies].view(-1, self.k + 1, COPY)
-        mixing = bits[:, copies:].view(-1, self.k, ROUND)
+        copy = bits[:, HEAD:copies].view(len(index), self.k + 1, COPY)
+        mixing = bits[:, copies:].view(len(index), self.k, ROUND)
         drawn = fractals(self.pictures, tuple(image.shape[1:]), self.seed, image.device)
         picture = drawn[bits[:, 0] % self.pictures]
         mixed = change_some(image, bits[:, 1] % 2 == 1, self._copied, copy[:, 0])

@@ -91,10 +91,11 @@ def strengths(wide: bool, height: int, width: int, device: torch.device) -> Tens
     """
     shear, turn, factor, bits = (0.99, 135.0, 0.99, 6) if wide else (0.3, 30.0, 0.9, 4)
     across, down = (32.0, 32.0) if wide else (150 / 331 * width, 150 / 331 * height)
-    share = torch.linspace(0, 1, BINS, dtype=torch.float64)
+    strength, last = torch.arange(BINS, dtype=torch.float64), BINS - 1
     largest = dict.fromkeys(OPERATIONS, 0.0) | dict.fromkeys(("shear_x", "shear_y"), shear)
     largest |= {"translate_x": across, "translate_y": down, "rotate": turn}
     largest |= dict.fromkeys(("brightness", "color", "contrast", "sharpness"), factor)
-    rows = {name: share * most for name, most in largest.items()}
-    rows |= {"posterize": (8 - bits * share).round(), "solarize": 255 * (1 - share)}
+    rows = {name: most * strength / last for name, most in largest.items()}
+    rows |= {"posterize": (8 - bits * strength / last).round()}
+    rows |= {"solarize": 255 * (last - strength) / last}
     return torch.stack([rows[name] for name in OPERATIONS]).to(device)

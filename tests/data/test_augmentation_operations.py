@@ -47,6 +47,8 @@ MOVED = ("shear_x", "shear_y", "rotate")
 def strong(name: str, *, wide: bool, size: tuple[int, int]) -> Tensor:
     """Every second strength of an operation, both ways if it has two."""
     values = strengths(wide, *size, torch.device("cpu"))[OPERATIONS.index(name)][::2]
+    if name == "rotate":  # a quarter turn of such an image has no nearest pixels
+        values = values[values != 90]
     return torch.cat([values, -values]) if name in OPERATIONS[1:10] else values
 
 
