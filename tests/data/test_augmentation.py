@@ -199,7 +199,7 @@ def test_the_repr_names_every_argument() -> None:
 
 
 def test_all_operations_of_torchvision_are_here() -> None:
-    image = pictures(len(OPERATIONS))
+    image = pictures(len(OPERATIONS), height=20, width=20)
     whole = apply(
         image, torch.arange(len(OPERATIONS)), torch.full((len(OPERATIONS),), 0.5).double()
     )
