@@ -11,7 +11,18 @@ from time import perf_counter
 
 import torch
 
-from src.data import BatchSampler, CropFlip, ImageFolder, ImageSet
+from src.data import (
+    BatchSampler,
+    CropFlip,
+    CutMix,
+    Cutout,
+    ImageFolder,
+    ImageSet,
+    Mixup,
+    PixMix,
+    RandAugment,
+    TrivialAugment,
+)
 from src.data.cache import load_cached
 
 
@@ -36,7 +47,11 @@ def main() -> None:
 
         torch.set_num_threads(1)
         sampler = BatchSampler(n, options.batch, shuffle=True)
-        for name, augmentation in (("batches", None), ("augmented batches", CropFlip())):
+        augmentations = {"batches": None, "augmented batches": CropFlip()} | {
+            type(each).__name__: each
+            for each in (Cutout(), TrivialAugment(), RandAugment(), PixMix())
+        }
+        for name, augmentation in augmentations.items():
             rates = []
             for epoch in range(options.epochs + 1):
                 sampler.set_epoch(epoch)
@@ -49,6 +64,13 @@ def main() -> None:
                     image.float().div_(255)
                 rates.append(n / (perf_counter() - start))
             print(f"{name} as float32, one core: {median(rates[1:]):.0f} images/s")
+        for mixing in (Mixup(), CutMix()):
+            start = perf_counter()
+            for index in sampler:
+                other = images[mixing.partner(index, 0, n)]
+                mixing(images[index], other, 0, len(images.classes)).image.float().div_(255)
+            rate = n / (perf_counter() - start)
+            print(f"{type(mixing).__name__} as float32, one core: {rate:.0f} images/s")
 
 
 if __name__ == "__main__":

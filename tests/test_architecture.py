@@ -30,7 +30,7 @@ ROOMS = {
     "page": ("report",),
     "run": (
         *("report", "benchmark", "block_selection", "classifier", "detectors"),
-        *("loggers", "network", "data", "records"),
+        *("loggers", "network", "data", "records", "weight_averaging"),
     ),
     "search": ("records",),
     "compare": ("records",),
@@ -40,6 +40,7 @@ ROOMS = {
     "profile_curves": ("detectors", "network", "data"),
     "classifier": ("objectives", "network", "data", "records"),
     "objectives": ("network", "data"),
+    "weight_averaging": (),
     "detectors": ("network", "metrics", "records", "counter_random"),
     "loggers": ("records",),
     "network": ("metrics", "records"),

@@ -28,6 +28,7 @@ FOLDERS = (
         for name in OmegaConf.load(CONF / "data/cifar10_folder.yaml").ood
     ),
 )
+AUGMENTATIONS = sorted(path.stem for path in (CONF / "augmentation").glob("*.yaml"))
 SWEEPS = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 PRETRAINED = [experiment for experiment in EXPERIMENTS if experiment.endswith("_imagenet")]
 CHOICES = sorted(
@@ -123,10 +124,16 @@ def test_an_experiment_opens_with_its_source_and_its_command(experiment: str) ->
     assert f"name: {experiment}" in lines
 
 
+def place_of(choice: str) -> str:
+    """The key under which a choice of a group lies."""
+    group = choice.partition("=")[0]
+    return "data" if group == "augmentation" else group
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_composes_and_resolves(choice: str, composed: Any) -> None:
-    group = choice.partition("=")[0]
+    group = place_of(choice)
     cfg = composed("train", [choice, "run_dir=elsewhere"])
     assert OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
     assert composed("evaluate", [choice])[group]
@@ -145,7 +152,7 @@ def leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 def test_every_setting_can_be_changed_from_the_command_line(composed: Any) -> None:
     parse = OverridesParser.create().parse_override
     for choice in CHOICES:
-        group = choice.partition("=")[0]
+        group = place_of(choice)
         config = OmegaConf.to_container(composed("train", [choice])[group], resolve=False)
         settings = dict(leaves(config, f"{group}."))
         assert [parse(f"{key}=1").key_or_group for key in settings] == [*settings]
@@ -191,6 +198,21 @@ def test_every_value_of_a_named_sweep_composes(sweep: str, composed: Any) -> Non
             cfg = composed("train", [*overrides, f"{key}={value}", "net.weights=null"])
             selection = instantiate(cfg.selection)
             selection.check(instantiate(cfg.net))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_follows_the_crop_of_its_data(name: str, composed: Any) -> None:
+    for data, padding in (("mnist_5k", 2), ("cifar10", 4)):
+        cfg = composed("train", [f"data={data}", f"augmentation={name}", "run_dir=elsewhere"])
+        composite = instantiate(cfg.data.augmentation)
+        mixing = instantiate(cfg.data.get("mixing"))
+        first, *others = composite.augmentations
+        assert composite.augmentations[first].padding == padding
+        assert others == ([] if mixing else [name])
+    lines = (CONF / f"augmentation/{name}.yaml").read_text().splitlines()
+    assert f"# python -m src.train augmentation={name}" in lines
+    both = composed("train", [f"augmentation=[{name},cutout]", "run_dir=elsewhere"])
+    assert "cutout" in both.data.augmentation
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from src.data.augmentation import Augmentation
 from src.data.cache import load_cached
 from src.data.checks import (
     PARTS,
@@ -25,8 +26,8 @@ from src.data.checks import (
 from src.data.codec import match_codec_of
 from src.data.datasets import Batch, ImageSet, Source, StoredImages
 from src.data.files import digest
+from src.data.mixing import Mixing
 from src.data.sampling import BatchSampler, held_out_first
-from src.data.transforms import CropFlip
 
 
 class ImageData(L.LightningDataModule):
@@ -52,6 +53,7 @@ class ImageData(L.LightningDataModule):
         groups: Name of each group -> OOD sets to average, such as near and far.
         match_codec: Whether OOD images are compressed with the codec of the ID test images, since
             a norm can react to JPEG. `codec_change` holds the resulting change of the pixels.
+        mixing: Mixture of the augmented training images with each other; None for none.
 
     Raises:
         ValueError: If a size is not a positive integer, if no held-out image is left beside those
@@ -69,7 +71,7 @@ class ImageData(L.LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 256,
         validation_size: int = 5000,
-        augmentation: CropFlip | None = None,
+        augmentation: Augmentation | None = None,
         seed: int = 0,
         split_seed: int = 0,
         workers: int = 0,
@@ -78,6 +80,7 @@ class ImageData(L.LightningDataModule):
         groups: Mapping[str, Sequence[str]] | None = None,
         match_codec: bool = False,
         calibration_size: int = 0,
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -93,7 +96,7 @@ class ImageData(L.LightningDataModule):
         tell_notes(self.named)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.validation_size, self.calibration_size = validation_size, calibration_size
-        self.augmentation = augmentation
+        self.augmentation, self.mixing = augmentation, mixing
         self.seed, self.split_seed, self.workers = seed, split_seed, workers
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.protocol = protocol
@@ -212,9 +215,16 @@ class ImageData(L.LightningDataModule):
         """Returns the training part, shuffled; only its images are augmented.
 
         Raises:
-            ValueError: If corrupt images are to be skipped in a set that is decoded when used.
+            ValueError: If corrupt images are to be skipped, or images mixed, in a set that is
+                decoded when used.
         """
         images = self._part("train")
+        if isinstance(images, StoredImages) and self.mixing:
+            raise ValueError(
+                "expected training images in memory, since each is mixed with any other, got "
+                "images that are decoded when they are used; set data.mixing=null, or "
+                "data.train.in_memory=true"
+            )
         if isinstance(images, StoredImages) and images.files.on_corrupt == "skip":
             raise ValueError(
                 "expected no corrupt training images, since they are decoded when they are used, "
@@ -249,11 +259,22 @@ class ImageData(L.LightningDataModule):
         return [self._loader(each, self.eval_batch_size) for each in images]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Returns the batch with float32 images in [0, 1], augmented while training."""
-        image = batch.image
-        if self.trainer and self.trainer.training and self.augmentation:
-            image = self.augmentation(image, batch.index, self.trainer.current_epoch)
-        return batch._replace(image=image.float().div_(255))
+        """Returns the batch with float32 images in [0, 1]; training images augmented and mixed."""
+        if self.trainer and self.trainer.training:
+            epoch = self.trainer.current_epoch
+            augmented = self._augmented(batch, epoch)
+            if self.mixing:
+                images = self._part("train")
+                other = images[self.mixing.partner(batch.index, epoch, len(images))]
+                other = self._augmented(other, epoch)
+                augmented = self.mixing(augmented, other, epoch, self.num_classes)
+            batch = augmented
+        return batch._replace(image=batch.image.float().div_(255))
+
+    def _augmented(self, batch: Batch, epoch: int) -> Batch:
+        if not self.augmentation:
+            return batch
+        return batch._replace(image=self.augmentation(batch.image, batch.index, epoch))
 
     def _decoded(self, name: str) -> ImageSet | StoredImages:
         """Returns a set, which is decoded at the first call."""

@@ -22,6 +22,7 @@ class Batch(NamedTuple):
     image: Tensor  # (B, C, H, W)
     label: Tensor  # (B,) int64, -1 = no label
     index: Tensor  # type: ignore[assignment]  # (B,) int64, -1 = padding row; hides tuple.index
+    target: Tensor | None = None  # (B, K) class probabilities of mixed training images
 
 
 class ImageSet(Dataset[Batch]):

@@ -1,6 +1,6 @@
 """The contract that every training objective keeps."""
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "target_of"]
 
 from abc import ABC, abstractmethod
 
@@ -43,3 +43,8 @@ class Objective(ABC):
         Returns:
             Logits (B, K) of the images, by which correct predictions are counted, and the loss ().
         """
+
+
+def target_of(batch: Batch) -> Tensor:
+    """Returns what a loss compares the logits with: (B,) labels, or (B, K) those of mixtures."""
+    return batch.label if batch.target is None else batch.target

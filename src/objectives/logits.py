@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from src.data.datasets import Batch
 from src.network import Network
-from src.objectives.base import Objective
+from src.objectives.base import Objective, target_of
 
 
 class CrossEntropy(Objective):
@@ -34,7 +34,7 @@ class CrossEntropy(Objective):
     def __call__(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the logits (B, K) and the mean loss ()."""
         logits = network(batch.image)
-        return logits, F.cross_entropy(logits, batch.label, label_smoothing=self.label_smoothing)
+        return logits, F.cross_entropy(logits, target_of(batch), label_smoothing=self.label_smoothing)
 
 
 class LogitNorm(Objective):
@@ -67,4 +67,4 @@ class LogitNorm(Objective):
         """Returns the network's own logits (B, K) and the mean loss () of the normalised ones."""
         logits = network(batch.image)
         norm = logits.float().norm(dim=1, keepdim=True) + 1e-7
-        return logits, F.cross_entropy(logits.float() / (self.temperature * norm), batch.label)
+        return logits, F.cross_entropy(logits.float() / (self.temperature * norm), target_of(batch))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from src.data.datasets import Batch
 from src.network import Network
-from src.objectives.base import Objective
+from src.objectives.base import Objective, target_of
 
 
 class RotPred(Objective):
@@ -48,4 +48,4 @@ class RotPred(Objective):
         logits, angle = network.class_and_angle(turned)
         times = torch.arange(4, device=angle.device).repeat_interleave(len(batch.label))
         logits = logits[: len(batch.label)]
-        return logits, F.cross_entropy(logits, batch.label) + F.cross_entropy(angle, times)
+        return logits, F.cross_entropy(logits, target_of(batch)) + F.cross_entropy(angle, times)

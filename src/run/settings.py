@@ -28,6 +28,7 @@ from omegaconf import DictConfig
 
 from src.benchmark import Benchmark
 from src.data import ImageData
+from src.weight_averaging import EMA
 
 # setting of lightning.Trainer -> how to say it here; docs/commands.md has all settings
 REFUSED = {
@@ -60,7 +61,7 @@ CALLBACKS = {  # that do not fit, and why
     LearningRateFinder: "config.yaml would not hold what it finds; see python -m src.search",
     ProgressBar: "a run has its own progress bars: trainer.enable_progress_bar=true",
     StochasticWeightAveraging: "checkpoint and selection would be of other weights",
-    WeightAveraging: "checkpoint and selection would be of other weights",
+    WeightAveraging: "the selection would not be saved; say +trainer/callbacks=ema",
 }
 
 
@@ -117,7 +118,7 @@ def check_callbacks(callbacks: Sequence[L.Callback]) -> None:
     """
     for callback in callbacks:
         for kind, why in CALLBACKS.items():
-            if isinstance(callback, kind):
+            if isinstance(callback, kind) and not isinstance(callback, EMA):
                 raise ValueError(
                     f"expected trainer.callbacks that fit, got {type(callback).__name__}: {why}; "
                     "leave it out"

@@ -45,6 +45,7 @@ ROOMS = {
     "src.network": False,
     "src.objectives": False,
     "src.profile_curves": False,
+    "src.weight_averaging": False,
     "torchvision.models": True,
 }
 FAMILIES = {  # whose classes derive from one

@@ -21,6 +21,7 @@ from src.run.parts import Parts
 from src.run.progress import Bars
 from src.run.session import Opening
 from src.run.settings import Loaders, check_callbacks, check_settings, check_trainer
+from src.weight_averaging import EMA
 
 ACCURACY = "val/accuracy"  # by which the best epoch is found
 
@@ -103,7 +104,8 @@ def asked_callbacks(cfg: DictConfig) -> list[L.Callback]:
     several = asked.values() if isinstance(asked, Mapping) else asked
     found = [asked] if isinstance(asked, L.Callback) else list(several)
     check_callbacks(found)
-    return found
+    # the last one, since it takes the average out of the network at the end of a validation
+    return sorted(found, key=lambda callback: isinstance(callback, EMA))
 
 
 def checkpoints(run_dir: str | Path) -> Path:

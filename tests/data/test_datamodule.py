@@ -560,7 +560,7 @@ def test_lightning_validates_on_images_that_workers_decode(many: Path, tmp_path:
         seen.append(module.held_out)
     for batch, same in zip(*seen, strict=True):
         assert batch.image.dtype == torch.float32
-        assert all(a.equal(b) for a, b in zip(batch, same, strict=True))
+        assert all(a.equal(b) for a, b in zip(batch[:3], same[:3], strict=True))
 
 
 @pytest.mark.parametrize("part", ["train", "test", "all"])

@@ -95,6 +95,17 @@ def test_a_classifier_learns_and_selects_a_block(objective: Objective) -> None:
     assert same == {"mean", "std", "net.4.0.temperature"}
 
 
+@every_objective
+def test_mixed_labels_are_the_target(objective: Objective) -> None:
+    network = new_network(rotation_head=isinstance(objective, RotPred))
+    batch = new_batch()
+    target = F.one_hot(batch.label, 3).float()
+    same, swapped = batch._replace(target=target), batch._replace(target=target.flip(0))
+    torch.testing.assert_close(objective(network, same)[1], objective(network, batch)[1])
+    flipped = batch._replace(label=batch.label.flip(0))
+    torch.testing.assert_close(objective(network, swapped)[1], objective(network, flipped)[1])
+
+
 def test_label_smoothing_moves_a_share_of_the_target_to_all_classes() -> None:
     logits, label = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     target = 0.9 * F.one_hot(label, 4) + 0.1 / 4
