@@ -77,7 +77,7 @@ def selection(study: str) -> str:
         body.append(
             [title]
             + [
-                f"{ratio:.3f}" + (f" (selected {chosen[block]}×)" if chosen[block] else "")
+                f"{ratio:.3f}" + (f" ({chosen[block]} times)" if chosen[block] else "")
                 for block, ratio in ratios.items()
             ]
         )

@@ -110,7 +110,8 @@ class Classifier(L.LightningModule):
         logits, loss = self.objective(self._trained[0], batch)
         self._watch(loss.detach(), batch.index)
         self.train_accuracy.update(logits.detach(), batch.label)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        size = len(batch.label)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
 

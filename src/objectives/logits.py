@@ -34,7 +34,9 @@ class CrossEntropy(Objective):
     def __call__(self, network: Network, batch: Batch) -> tuple[Tensor, Tensor]:
         """Returns the logits (B, K) and the mean loss ()."""
         logits = network(batch.image)
-        return logits, F.cross_entropy(logits, target_of(batch), label_smoothing=self.label_smoothing)
+        return logits, F.cross_entropy(
+            logits, target_of(batch), label_smoothing=self.label_smoothing
+        )
 
 
 class LogitNorm(Objective):
@@ -67,4 +69,6 @@ class LogitNorm(Objective):
         """Returns the network's own logits (B, K) and the mean loss () of the normalised ones."""
         logits = network(batch.image)
         norm = logits.float().norm(dim=1, keepdim=True) + 1e-7
-        return logits, F.cross_entropy(logits.float() / (self.temperature * norm), target_of(batch))
+        return logits, F.cross_entropy(
+            logits.float() / (self.temperature * norm), target_of(batch)
+        )
