@@ -3,8 +3,10 @@
 python -m bench.training [--precision bf16-mixed --channels-last --compiled]
 """
 
+import argparse
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -24,9 +26,8 @@ from src.classifier import Classifier
 from src.data import CropFlip
 
 
-def main() -> None:
-    """Times one epoch each way; the plain loop neither augments nor logs."""
-    options = arguments(images=1280, batch=128)
+def ways(options: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Returns one epoch as a plain loop, which neither augments nor logs, and under Lightning."""
     network = new_network(options.channels_last)
     data = image_data(options.images, options.batch, [], options.batch)
     data.augmentation = CropFlip()
@@ -52,6 +53,13 @@ def main() -> None:
             loss.backward()
             step.step()
 
+    return plain_loop, lightning_loop
+
+
+def main() -> None:
+    """Times one epoch each way."""
+    options = arguments(images=1280, batch=128)
+    plain_loop, lightning_loop = ways(options)
     plain, ours = alternate(options.repeats, plain_loop, lightning_loop)
     ratio("training throughput / plain loop", plain, ours)
     if DEVICE == "cuda":
