@@ -48,7 +48,10 @@ def ways(options: argparse.Namespace) -> list[Callable[[], None]]:
     def validate(trainer: L.Trainer) -> None:
         trainer.validate(classifier, datamodule=data, verbose=False)
 
-    return [plain_forward, *(partial(validate, each) for each in (without, with_selection, stable))]
+    return [
+        plain_forward,
+        *(partial(validate, each) for each in (without, with_selection, stable)),
+    ]
 
 
 def main() -> None:

@@ -5,12 +5,23 @@ Nothing here is a command: `python -m bench.pages` writes these tables into the 
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from bench.cifar10_tables import RESULTS, table
 
 LIMITS = RESULTS / "limits.json"
 SCALE = RESULTS / "scale.json"
+FLOORS: dict[str, tuple[str, float | None]] = {  # part -> its floor, and the goal
+    "selection": ("a plain forward of its puzzles", 1.1),
+    "benchmark, 20 detectors": ("a plain forward of the same images", 1.5),
+    "norms of all blocks": ("a plain forward", 1.03),
+    "norms alone": ("reading every feature map once", None),
+    "inputs of the profile": ("a plain forward", 1.1),
+    "gate": ("a plain forward", 1.1),
+    "metrics": ("one sort of 10^6 scores", 3),
+    "training": ("a plain PyTorch loop", 1.05),
+}
 
 
 def read(path: Path) -> Any:
@@ -40,4 +51,17 @@ def scale() -> str:
     return table(header, lines)
 
 
-TABLES = {"scale": scale}
+def limits() -> str:
+    """Each figure over its floor, with the goal."""
+    parts = read(LIMITS).get("parts", {})
+    lines = []
+    for part, (floor, goal) in FLOORS.items():
+        found = "not measured yet"
+        if part in parts:
+            ratios = parts[part]["ratios"]
+            found = f"{median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        lines.append([part, floor, "-" if goal is None else f"{goal:g}", found])
+    return table(["part", "floor", "goal", "median over the floor (smallest to largest)"], lines)
+
+
+TABLES = {"limits": limits, "scale": scale}
