@@ -64,6 +64,13 @@ def test_several_processes_write_into_one_folder(tmp_path: Path) -> None:
     assert found == pytest.approx(ood_metrics(score.flatten(), score[0] - 1), abs=1e-12)
 
 
+def test_a_batch_of_padding_alone_adds_nothing(tmp_path: Path) -> None:
+    shards = ScoreShards(tmp_path)
+    shards.append(torch.ones(4)[torch.zeros(4, dtype=torch.bool)])
+    shards.close()
+    assert not [*tmp_path.iterdir()]
+
+
 def test_shards_of_an_earlier_run_are_not_mixed_in(tmp_path: Path) -> None:
     written(tmp_path, torch.ones(3))
     with pytest.raises(FileExistsError, match=r"expected no shards of process 0 .*; remove them"):
