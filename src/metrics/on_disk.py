@@ -154,6 +154,7 @@ def _between(shards: Sequence[Path], pivot: float, above: float) -> tuple[Tensor
     for path in shards:
         shard = _opened(path)
         low, high = np.searchsorted(shard, pivot, "left"), np.searchsorted(shard, pivot, "right")
-        inside.append(shard[high : np.searchsorted(shard, above, "left")])
+        # a copy, because a view would keep the pages of every shard in memory
+        inside.append(np.array(shard[high : np.searchsorted(shard, above, "left")]))
         ties += int(high - low)
     return torch.from_numpy(np.concatenate(inside)), ties
