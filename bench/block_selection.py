@@ -3,6 +3,11 @@
 python -m bench.block_selection [--precision bf16-mixed --channels-last]
 """
 
+import argparse
+from collections.abc import Callable
+from functools import partial
+
+import lightning as L
 import torch
 
 from bench.common import (
@@ -20,9 +25,8 @@ from src.classifier import Classifier
 from src.data.pseudo_ood import Jigsaw
 
 
-def main() -> None:
-    """Times validation with and without the callback, and the plain forward."""
-    options = arguments(images=2000, batch=250)
+def ways(options: argparse.Namespace) -> list[Callable[[], None]]:
+    """Returns the plain forward, and validation: bare, with the callback, and as it ends a run."""
     network = new_network(options.channels_last).eval()
     data = image_data(options.batch, options.images, [], options.batch)
     classifier = Classifier(network)
@@ -41,16 +45,19 @@ def main() -> None:
             for batch in images.split(options.batch):
                 network(batch.float() / 255)
 
-    def validate(trainer: object) -> None:
-        trainer.validate(classifier, datamodule=data, verbose=False)  # type: ignore[attr-defined]
+    def validate(trainer: L.Trainer) -> None:
+        trainer.validate(classifier, datamodule=data, verbose=False)
 
-    plain, bare, selecting, repeating = alternate(
-        options.repeats,
+    return [
         plain_forward,
-        lambda: validate(without),
-        lambda: validate(with_selection),
-        lambda: validate(stable),
-    )
+        *(partial(validate, each) for each in (without, with_selection, stable)),
+    ]
+
+
+def main() -> None:
+    """Times validation with and without the callback, and the plain forward."""
+    options = arguments(images=2000, batch=250)
+    plain, bare, selecting, repeating = alternate(options.repeats, *ways(options))
     added = [a - b for a, b in zip(selecting, bare, strict=True)]
     ratio("BlockSelection adds / plain forward", added, plain)
     ratio("the last epoch, which repeats the selection / another epoch", repeating, selecting)

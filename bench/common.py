@@ -87,10 +87,18 @@ def new_trainer(precision: str, *callbacks: L.Callback, **options: Any) -> L.Tra
     )
 
 
-def alternate(repeats: int, *runs: Callable[[], Any]) -> list[list[float]]:
-    """Returns the seconds of each run: in turn, `repeats` times, after one that is not counted."""
+def alternate(
+    repeats: int, *runs: Callable[[], Any], limit: float = float("inf")
+) -> list[list[float]]:
+    """Returns the seconds of each run: in turn, `repeats` times, after one that is not counted.
+
+    No turn but the first that counts begins if it would end later than `limit` seconds from now.
+    """
     seconds: list[list[float]] = [[] for _ in runs]
+    began = perf_counter()
     for repeat in range(repeats + 1):
+        if repeat > 1 and (perf_counter() - began) * (repeat + 1) / repeat > limit:
+            break
         for position, run in enumerate(runs):
             start = perf_counter()
             run()

@@ -8,12 +8,13 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from statistics import median
 from time import perf_counter
 
 import torch
 
-from bench.common import image_data, images_of, new_network, new_trainer, ratio
+from bench.common import DEVICE, image_data, images_of, new_network, new_trainer, ratio
 from src.benchmark import Benchmark
 from src.detectors import (
     ASH,
@@ -38,6 +39,7 @@ from src.detectors import (
     SelectedNorm,
     ViM,
 )
+from src.network import Network
 
 
 def twenty() -> dict[str, Detector]:
@@ -75,8 +77,8 @@ def main() -> None:
     print(f"peak memory: {peak:.2f} GiB, {peak - own:.2f} above a plain forward loop")
 
 
-def measure(which: str, images: int, batch: int) -> dict[str, float]:
-    """Returns seconds, forward passes (counted from outside) and peak GiB of this process."""
+def ways(images: int, batch: int) -> tuple[Network, Callable[[], None], Callable[[], None]]:
+    """Returns a network, a plain forward loop and the benchmark over the same images."""
     network = new_network(channels_last=False).eval()
     network.norm_ratio = dict.fromkeys(network.blocks, 1.0)
     data = image_data(images * 9 // 2, images, [images // 2] * 5, batch)
@@ -88,19 +90,26 @@ def measure(which: str, images: int, batch: int) -> dict[str, float]:
 
     @torch.no_grad()
     def plain() -> None:
+        network.to(DEVICE)  # a trainer leaves it on the CPU
         for image in sets:
             for part in image.split(batch):
                 network(part.float() / 255)
 
+    def ours() -> None:
+        benchmark.run(trainer, data)
+
+    return network, plain, ours
+
+
+def measure(which: str, images: int, batch: int) -> dict[str, float]:
+    """Returns seconds, forward passes (counted from outside) and peak GiB of this process."""
+    network, plain, ours = ways(images, batch)
     with torch.no_grad():
         network(torch.rand(batch, *network.image_shape))  # not counted
     passes: list[int] = []
     network.net.register_forward_hook(lambda *_: passes.append(1))
     start = perf_counter()
-    if which == "plain":
-        plain()
-    else:
-        benchmark.run(trainer, data)
+    (plain if which == "plain" else ours)()
     seconds = perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"seconds": seconds, "passes": len(passes), "GiB": peak}

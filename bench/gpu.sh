@@ -4,7 +4,7 @@
 #   bash bench/gpu.sh PLAN [key=value ...]    # overrides of src.train and src.evaluate
 #
 #   check     the quick tests, equal scores on CPU and GPU, precisions, compiled steps, NCCL
-#   speed     training, selection and benchmark, over plain loops
+#   speed     training, selection and benchmark, over plain loops, and each part over its floor
 #   resnet18, vgg11, wrn28_10    the paper's recipe with a selection in each epoch, every detector
 #
 # Variables: IMAGES, the folder of cifar10.tar.xz and ood32.tar.xz, which hold images as
@@ -80,6 +80,7 @@ speed() {
   done
   step 60 $PYTHON -m bench.block_selection --images "${COUNT:-50000}" --batch 1000
   step 60 $PYTHON -m bench.benchmark --images "${COUNT:-50000}" --batch 1000
+  step 180 $PYTHON -m bench.limits --images "${COUNT:-10000}" --limit 120 --output "$OUT/limits.json"
 }
 
 recipe() {

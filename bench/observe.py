@@ -6,7 +6,8 @@ python -m bench.observe [--repeats 15]
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet50
 
-from bench.common import alternate, ratio
+from bench.common import DEVICE, alternate, ratio
 from src.data.distortions import Invert
 from src.detectors import NormProfile
 from src.models import resnet18
@@ -33,11 +34,11 @@ CASES: dict[str, tuple[Callable[[], Network], int]] = {
 
 @torch.no_grad()
 def prepared(case: str) -> tuple[Network, Tensor]:
-    """Returns a network in evaluation mode and a batch."""
+    """Returns a network in evaluation mode and a batch, on the device."""
     make, batch = CASES[case]
     torch.manual_seed(0)
-    network = make().eval()
-    return network, torch.rand(batch, *network.image_shape)
+    network = make().eval().to(DEVICE)
+    return network, torch.rand(batch, *network.image_shape, device=DEVICE)
 
 
 @torch.no_grad()
@@ -64,15 +65,23 @@ def peak(case: str, way: str) -> float:
 
 
 def growth(case: str, way: str) -> float:
-    """Returns by how many MiB this process grows in three forward passes; reads Linux's /proc."""
+    """Returns by how many MiB this process grows in three forward passes."""
     network, image = prepared(case)
     with torch.no_grad():
         network(image[:1])  # what is allocated once
-    before = resident("VmRSS")
+    with peak_growth() as found:
+        for _ in range(3):
+            run(network, image, way)
+    return found[0]
+
+
+@contextmanager
+def peak_growth() -> Iterator[list[float]]:
+    """Yields a list that receives by how many MiB this process grew at most; reads /proc."""
+    before, found = resident("VmRSS"), list[float]()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    for _ in range(3):
-        run(network, image, way)
-    return resident("VmHWM") - before
+    yield found
+    found.append(resident("VmHWM") - before)
 
 
 def resident(entry: str) -> float:

@@ -58,8 +58,8 @@ def compare_objectives(options: argparse.Namespace) -> None:
         ratio(f"step time of {name} / cross-entropy", seconds, plain)
 
 
-def compare_with_plain_loop(options: argparse.Namespace) -> None:
-    """Times one epoch each way; the plain loop neither augments nor logs."""
+def ways(options: argparse.Namespace) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Returns one epoch as a plain loop, which neither augments nor logs, and under Lightning."""
     network = new_network(options.channels_last)
     data = image_data(options.images, options.batch, [], options.batch)
     data.augmentation = CropFlip()
@@ -85,6 +85,12 @@ def compare_with_plain_loop(options: argparse.Namespace) -> None:
             loss.backward()
             step.step()
 
+    return plain_loop, lightning_loop
+
+
+def compare_with_plain_loop(options: argparse.Namespace) -> None:
+    """Times one epoch each way."""
+    plain_loop, lightning_loop = ways(options)
     plain, ours = alternate(options.repeats, plain_loop, lightning_loop)
     ratio("training throughput / plain loop", plain, ours)
     if DEVICE == "cuda":

@@ -156,7 +156,7 @@ def area(norm_id: Tensor, norm_pseudo_ood: Tensor) -> tuple[Tensor, Tensor]:
     positive, negative = (each.T.contiguous() for each in (norm_id, norm_pseudo_ood))  # (L, N)
     finite_scores("FeatureNorm of ID images", positive.flatten())
     finite_scores("FeatureNorm of pseudo-OOD images", negative.flatten())
-    value = [auroc(*accepted(*pair)) for pair in zip(positive, negative, strict=True)]
+    value = [auroc(accepted(*pair)) for pair in zip(positive, negative, strict=True)]
     total = torch.tensor(value, dtype=torch.float64)
     outscored = share_below(negative, positive) + 1 - share_below(positive, negative)
     return total, outscored.T - total

@@ -1,5 +1,7 @@
 """The usual figures of how well a score separates ID from OOD, exact with ties."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -40,17 +42,58 @@ def ood_metrics(id_score: Tensor, ood_score: Tensor) -> dict[str, float]:
         OpenOOD integrates AUPR by the trapezoid rule. `fpr95_id_pos` is the FPR95 of the
         FeatureNorm paper, `fpr95_ood_pos` that of OpenOOD.
     """
-    id_accepted, ood_accepted = accepted(
-        finite_scores("id_score", id_score), finite_scores("ood_score", ood_score)
-    )
-    id_rejected, ood_rejected = ((n[-1] - n).flip(0) for n in (id_accepted, ood_accepted))
+    id_score = finite_scores("id_score", id_score)
+    ood_score = finite_scores("ood_score", ood_score)
+    return metrics_of([accepted(id_score, ood_score)], len(id_score), len(ood_score))
+
+
+def metrics_of(blocks: Iterable[Tensor], images: int, ood: int) -> dict[str, float]:
+    """Returns the figures of `ood_metrics` from blocks of the counts that `accepted` returns.
+
+    Integers are added or compared over the blocks, so that four figures do not depend on how the
+    thresholds are split. AUPR is a sum of fractions for each block.
+
+    Args:
+        blocks: (2, V + 1) int64 counts of accepted ID and OOD images. The first column of each
+            block is the last of the block before it, and all together hold each threshold once.
+        images: Number of ID images, N.
+        ood: Number of OOD images, M; 2 N M must be below 2 ** 63.
+    """
+    parts = [_of_block(block, images, ood) for block in blocks]
+    merged = {name: merge(part[name] for part in parts) for name, merge in MERGES.items()}
+    whole = {
+        "auroc": 2 * images * ood,
+        "fpr95_id_pos": ood,
+        "fpr95_ood_pos": images,
+        "aupr_in": images,
+        "aupr_out": ood,
+        "detection_error": 2 * images * ood,
+    }
+    return {name: merged[name] / whole[name] for name in MERGES}
+
+
+# false positives only grow from threshold to threshold: the first that suffices has the fewest
+MERGES: dict[str, Callable[[Iterable[float]], float]] = {
+    "auroc": sum,
+    "fpr95_id_pos": min,
+    "fpr95_ood_pos": min,
+    "aupr_in": sum,
+    "aupr_out": sum,
+    "detection_error": min,
+}
+
+
+def _of_block(accepted: Tensor, images: int, ood: int) -> dict[str, float]:
+    """Returns the numerators of the figures."""
+    id_accepted, ood_accepted = accepted
+    id_rejected, ood_rejected = (images - id_accepted).flip(0), (ood - ood_accepted).flip(0)
     return {
-        "auroc": auroc(id_accepted, ood_accepted),
-        "fpr95_id_pos": fpr95(id_accepted, ood_accepted),
-        "fpr95_ood_pos": fpr95(ood_rejected, id_rejected),
-        "aupr_in": average_precision(id_accepted, ood_accepted),
-        "aupr_out": average_precision(ood_rejected, id_rejected),
-        "detection_error": detection_error(id_accepted, ood_accepted),
+        "auroc": twice_area(id_accepted, ood_accepted),
+        "fpr95_id_pos": false_positives(id_accepted, ood_accepted, images, ood),
+        "fpr95_ood_pos": false_positives(ood_rejected, id_rejected, ood, images),
+        "aupr_in": sum_of_precisions(id_accepted, ood_accepted),
+        "aupr_out": sum_of_precisions(ood_rejected, id_rejected),
+        "detection_error": twice_errors(id_accepted, ood_accepted, images, ood),
     }
 
 
@@ -83,35 +126,43 @@ def accepted(id_score: Tensor, ood_score: Tensor) -> Tensor:
     """
     score, order = torch.cat([id_score, ood_score]).sort(descending=True)
     is_id = order < len(id_score)
-    last_of_ties = pad(score[1:] != score[:-1], (0, 1), value=True)
+    last_of_ties = torch.ones_like(score, dtype=torch.bool)
+    last_of_ties[:-1] = score[1:] != score[:-1]
     count = torch.stack([is_id, ~is_id]).cumsum(1)
     return pad(count[:, last_of_ties], (1, 0))
 
 
-# Below, `positive` and `negative` are (V + 1,) counts of images called positive, from none to all.
+def auroc(counts: Tensor) -> float:
+    """Returns the area under the ROC curve from the counts that `accepted` returns."""
+    return twice_area(*counts) / int(2 * counts[:, -1].prod())
 
 
-def auroc(positive: Tensor, negative: Tensor) -> float:
-    """Returns the area under the ROC curve, computed in integers up to one division."""
-    twice_area = (positive[1:] + positive[:-1]) * negative.diff()
-    return int(twice_area.sum()) / int(2 * positive[-1] * negative[-1])
+# Below, `positive` and `negative` are (V + 1,) counts of images called positive at each threshold,
+# from the strictest to the loosest one.
 
 
-def fpr95(positive: Tensor, negative: Tensor) -> float:
-    """Returns the false positive rate at the first threshold with a true positive rate >= 95 %."""
+def twice_area(positive: Tensor, negative: Tensor) -> int:
+    """Returns twice the area under this part of the ROC curve, whose sides are the counts."""
+    return int(((positive[1:] + positive[:-1]) * negative.diff()).sum())
+
+
+def false_positives(positive: Tensor, negative: Tensor, positives: int, negatives: int) -> int:
+    """Returns the false positives at the first threshold with a true positive rate >= 95 %.
+
+    If no threshold of these has that rate, all negatives are returned.
+    """
     # integers, because a rounded rate could shift the threshold by one sample
-    enough = 100 * positive >= 95 * positive[-1]
-    return int(negative[enough][0]) / int(negative[-1])
+    enough = negative[100 * positive >= 95 * positives]
+    return int(enough[0]) if len(enough) else negatives
 
 
-def average_precision(positive: Tensor, negative: Tensor) -> float:
-    """Returns the step-wise area under the precision-recall curve."""
+def sum_of_precisions(positive: Tensor, negative: Tensor) -> float:
+    """Returns the sum over thresholds of the precision, times the positives that each adds."""
     precision = positive[1:].double() / (positive + negative)[1:]
-    return float(precision @ positive.diff().double() / positive[-1])
+    return float(precision @ positive.diff().double())
 
 
-def detection_error(positive: Tensor, negative: Tensor) -> float:
-    """Returns the smallest mean of the miss rate and the false positive rate."""
-    missed = positive[-1] - positive
-    error = missed * negative[-1] + negative * positive[-1]
-    return int(error.min()) / int(2 * positive[-1] * negative[-1])
+def twice_errors(positive: Tensor, negative: Tensor, positives: int, negatives: int) -> int:
+    """Returns N M times the smallest sum of miss rate and false positive rate."""
+    missed = positives - positive
+    return int((missed * negatives + negative * positives).min())
