@@ -65,7 +65,8 @@ class PixMix(Augmentation):
         bits = self.bits(index, epoch, copies + self.k * ROUND)
         copy = bits[:, HEAD:copies].view(len(index), self.k + 1, COPY)
         mixing = bits[:, copies:].view(len(index), self.k, ROUND)
-        drawn = fractals(self.pictures, tuple(image.shape[1:]), self.seed, image.device)
+        shape = (image.shape[1], image.shape[2], image.shape[3])
+        drawn = fractals(self.pictures, shape, self.seed, image.device)
         picture = drawn[bits[:, 0] % self.pictures]
         mixed = change_some(image, bits[:, 1] % 2 == 1, self._copied, copy[:, 0])
         for turn in range(self.k):
@@ -77,7 +78,9 @@ class PixMix(Augmentation):
         """Returns the images, each after one operation."""
         operation = 1 + draws[:, 0] % (len(OPERATIONS) - 1)
         level = 0.1 + (self.severity - 0.1) * unit(draws[:, 1])
-        start, slope, is_whole = strengths(*image.shape[2:], image.device)[:, operation]
+        start, slope, is_whole = strengths(image.shape[2], image.shape[3], image.device)[
+            :, operation
+        ]
         change = torch.where(is_whole == 1, (slope * level).trunc(), slope * level)
         turned = (draws[:, 2] % 2 == 1) & (operation <= NUMBER["rotate"])
         return apply(image, operation, start + torch.where(turned, -change, change))

@@ -34,7 +34,7 @@ class TrivialAugment(Augmentation):
     def __call__(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Returns the images, each after one operation."""
         operation, strength, sign = self.bits(index, epoch, 3).unbind(1)
-        space = strengths(True, *image.shape[2:], image.device)
+        space = strengths(True, image.shape[2], image.shape[3], image.device)
         return _applied(image, space, operation, strength % BINS, sign)
 
 
@@ -67,7 +67,7 @@ class RandAugment(Augmentation):
 
     def __call__(self, image: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Returns the images, each after n operations."""
-        space = strengths(False, *image.shape[2:], image.device)
+        space = strengths(False, image.shape[2], image.shape[3], image.device)
         bits = self.bits(index, epoch, 2 * self.n)
         for operation, sign in zip(bits[:, : self.n].T, bits[:, self.n :].T, strict=True):
             image = _applied(image, space, operation, self.magnitude, sign)
