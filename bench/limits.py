@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from bench import block_selection, detectors, gate, observe, training
-from bench.common import DEVICE, alternate
+from bench.common import DEVICE, alternate, new_network
 from bench.speed_tables import LIMITS
 from src.metrics import feature_norm, ood_metrics
 from src.network.precision import in_float32
 
 Run = Callable[[], object]
 SCORES = 10**6
+MIDDLE = "layer2.1"  # block of the gate
 
 
 def in_benchmark_precision(run: Run) -> None:
@@ -40,7 +41,9 @@ def observing() -> dict[str, list[Run]]:
     )
     with torch.no_grad():
         maps = [*network.observe(image).feature_map.values()]
-    guard = gate.new_gate(gate.BLOCKS["middle"]).to(DEVICE)
+    guarded = new_network(channels_last=False)
+    guarded.norm_ratio = {block: float(block == MIDDLE) for block in guarded.blocks}
+    guard = gate.new_gate(guarded, torch.rand(1000)).to(DEVICE)
 
     @torch.no_grad()
     def behind_the_gate() -> None:
