@@ -31,6 +31,8 @@ def runs(study: str, objective: str) -> tuple[Run, ...]:
 def trained(study: str) -> dict[str, Sequence[Run]]:
     """Returns title -> runs of every objective that the study has."""
     found = {title: runs(study, name) for name, title in TITLES.items()}
+    if not any(found.values()):
+        raise FileNotFoundError(f"expected runs of the study {study}, got none")
     return {title: each for title, each in found.items() if each}
 
 

@@ -109,6 +109,7 @@ def test_the_search_works_from_disk_and_fetches_nothing(
 ) -> None:
     asked: list[str] = []
     page = browser.new_page()
+    page.set_default_timeout(0)
     page.on("request", lambda request: asked.append(request.url))
     page.goto((site / start).as_uri())
     page.locator(".md-search__input").press_sequentially("spearman")

@@ -234,7 +234,7 @@ def test_stored_images_are_indexed_as_images_in_memory_are(many: Path) -> None:
         ):
             assert len(ours) == len(theirs)
             assert ours.classes == theirs.classes
-            for mine, other in zip(ours[index], theirs[index], strict=True):
+            for mine, other in zip(ours[index][:3], theirs[index][:3], strict=True):
                 assert mine.dtype == other.dtype
                 assert mine.equal(other)
     assert on_disk.subset(slice(4, 9))[torch.tensor([0])].image.equal(in_memory.image[4:5])
@@ -295,7 +295,7 @@ def test_every_loader_gives_the_same_from_disk_as_from_memory(
     loaded = batches_of_all_loaders(data)
     assert len(expected) == 4 + 2 + 5 + 4 + 2 + 2 + 2
     for batch, same in zip(loaded, expected, strict=True):
-        assert all(a.equal(b) for a, b in zip(batch, same, strict=True))
+        assert all(a.equal(b) for a, b in zip(batch[:3], same[:3], strict=True))
 
 
 def test_only_sets_that_are_read_from_disk_have_workers(many: Path) -> None:
