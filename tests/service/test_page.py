@@ -15,7 +15,7 @@ from tests.service.conftest import Running
 
 Decided = Callable[[bytes], str]
 Scheme = Literal["light", "dark"]
-PATIENCE = 60_000  # milliseconds
+PATIENCE = 300_000  # milliseconds
 expect.set_options(timeout=PATIENCE)
 
 
