@@ -21,7 +21,10 @@ WAYS: dict[str, tuple[str, list[Sequence[str]]]] = {
     "pytorch-ood": (
         "pytorch_ood.detector", [["--no-deps", "--ignore-installed", "pytorch-ood==0.4.0"]],
     ),
-    "oodeel": ("oodeel.methods", [["oodeel==0.4.0"], ["faiss-cpu"]]),
+    "oodeel": (
+        "oodeel.methods, oodeel.eval.metrics",
+        [["oodeel==0.4.0"], ["faiss-cpu"], ["pyarrow==19.0.1"]],
+    ),
     "torch-uncertainty": (
         "torch_uncertainty.routines",
         [["torch-uncertainty==0.13.0"], ["torch-uncertainty[cpu]==0.13.0"]],
@@ -70,7 +73,7 @@ def attempt(python: str, requirements: Sequence[str], module: str) -> dict[str, 
     installed = called([python, "-m", "pip", "install", "--quiet", *requirements])
     seconds = perf_counter() - start
     error = installed or called([python, "-c", f"import {module}"])
-    named = [ROOT.name if each == str(ROOT) else each for each in requirements]
+    named = ["." if each == str(ROOT) else each for each in requirements]
     return {
         "requirements": [each for each in named if not each.startswith("--")],
         "seconds": seconds,

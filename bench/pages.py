@@ -15,6 +15,7 @@ from bench import (
     cifar10_tables,
     gate_tables,
     imagenet_tables,
+    peer_tables,
     profile_tables,
     study_tables,
     watch_tables,
@@ -23,6 +24,7 @@ from bench import (
 ROOT = Path(__file__).parents[1]
 MODULES = (
     cifar10_tables, profile_tables, study_tables, imagenet_tables, watch_tables, gate_tables,
+    peer_tables,
 )  # fmt: skip
 TABLES = {name: table for module in MODULES for name, table in module.TABLES.items()}
 PLACE = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)

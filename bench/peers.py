@@ -143,11 +143,10 @@ def key_of(task: dict[str, Any]) -> str:
 def all_tasks(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Returns the tasks of each runner; ours has those of every peer."""
     tasks = {runner: tasks_of(runner, options) for runner in RUNNERS}
-    ours = {key_of(task): task for each in tasks.values() for task in each}
+    ours = {key_of(task): dict(task) for each in tasks.values() for task in each}
     for task in ours.values():
         task["keep_scores"] = task["keep_scores"] and len(task["detectors"]) == len(ORDER)
-    tasks["ours"] = [*ours.values()]
-    return tasks
+    return tasks | {"ours": [*ours.values()]}
 
 
 def start(runner: str, python: str, folder: Path, limit: float, *more: str) -> dict[str, Any]:

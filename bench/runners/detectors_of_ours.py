@@ -35,8 +35,8 @@ BUILD: dict[str, Callable[[], Detector]] = {
     "Energy": Energy, "MSP": MSP, "MaxLogit": MaxLogit, "Entropy": Entropy, "GEN": GEN,
     "KNN": partial(KNN, 50), "Mahalanobis": Mahalanobis, "RMDS": RMDS,
     "ViM": partial(ViM, 64), "DICE": partial(DICE, percent=90), "NCI": NCI, "FDBD": FDBD,
-    "SHE": SHE, "NNGuide": partial(NNGuide, 10), "KLMatching": KLMatching,
-    "ReAct": partial(ReAct, 90), "ASH": ASH, "SCALE": SCALE, "GradNorm": GradNorm,
+    "SHE": SHE, "NNGuide": partial(NNGuide, 10, bank_size=None), "KLMatching": KLMatching,
+    "ReAct": partial(ReAct, percent=90), "ASH": ASH, "SCALE": SCALE, "GradNorm": GradNorm,
     "ODIN": lambda: Perturbed(MSP(1000), epsilon=0.0014),
 }  # fmt: skip
 
