@@ -26,12 +26,13 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import cross_entropy, interpolate
 
 from bench.environments import WAYS, environment
 from bench.runners.case import KEPT_OUT
 from src.data import ImageFolder
 from src.metrics import ood_metrics
+from src.network import Network
 from src.run import load_network
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ FIGURE = ROOT / "docs/figures/peers.png"
 ENVIRONMENTS = Path(tempfile.gettempdir()) / "block_selection_peers"
 NETWORK = "vgg11_cifar10_short"
 SETS = {"svhn": 16, "textures": 2, "tiny_imagenet": 8, "scenes_resize": 3, "scenes_crop": 6}
+PATTERNS = 10  # of each class, if images are drawn
 ID_CELLS = 4  # drawn images are smooth: random cells, as many per side, blown up
 ORDER = (
     *("Energy", "MSP", "MaxLogit", "Entropy", "GEN", "KNN", "Mahalanobis", "RMDS", "ReAct", "SHE"),
@@ -73,12 +75,35 @@ def drawn(count: int, cells: int, seed: int) -> Tensor:
     return (255 * image.clamp(0, 1)).round().to(torch.uint8)
 
 
-def drawn_sets(images: int, train: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Returns images and labels of all sets, which need no download."""
-    known = {"train": drawn(train, ID_CELLS, 0), "id": drawn(images, ID_CELLS, 1)}
-    unknown = {name: drawn(images // 2, n, 2) for name, n in SETS.items()}
-    image = known | unknown
-    return image, {name: torch.arange(len(each)) % 10 for name, each in image.items()}
+def patterns(network: Network) -> Tensor:
+    """Returns (10 * PATTERNS, 3, 32, 32) images in [0, 1], which the network takes for a class.
+
+    Class k has every tenth image from k on.
+    """
+    image = drawn(10 * PATTERNS, ID_CELLS, 0).float() / 255
+    label = torch.arange(len(image)) % 10
+    for _ in range(10):
+        image.requires_grad_()
+        loss = cross_entropy(network(image), label, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, image)
+        image = (image.detach() - 4 / 255 * slope.sign()).clamp(0, 1)
+    return image
+
+
+def drawn_sets(
+    network: Network, images: int, train: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns images and labels of all sets, which need no download.
+
+    ID images are patterns of a class with noise, OOD images are drawn without any class.
+    """
+    base, known = patterns(network), {}
+    for seed, (name, count) in enumerate({"train": train, "id": images}.items()):
+        noise = torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+        image = base[torch.arange(count) % len(base)] + 0.05 * noise
+        known[name] = (255 * image.clamp(0, 1)).round().to(torch.uint8)
+    both = known | {name: drawn(images // 2, cells, 2) for name, cells in SETS.items()}
+    return both, {name: torch.arange(len(each)) % 10 for name, each in both.items()}
 
 
 def local_sets(
@@ -101,15 +126,11 @@ def local_sets(
 def write_case(folder: Path, options: argparse.Namespace) -> None:
     """Writes weights and images for all processes."""
     train = KEPT_OUT + max(options.train, options.fit_images)
-    read = options.data_dir and local_sets(options.data_dir, options.images, train)
-    image, label = read or drawn_sets(options.images, train)
     network = load_network(NETWORK)
-    if not options.data_dir:  # a class is what the network takes it for, for most of them
-        with torch.no_grad():
-            label["train"] = torch.cat(
-                [network(part.float() / 255).argmax(1) for part in image["train"].split(250)]
-            )
-            label["train"][::5] = torch.arange(len(label["train"][::5])) % 10
+    if options.data_dir is None:
+        image, label = drawn_sets(network, options.images, train)
+    else:
+        image, label = local_sets(options.data_dir, options.images, train)
     state = network.net.state_dict()
     content = {"state": state, "image": image, "label": label, "batch": options.batch}
     torch.save(content | {"fit_images": options.train}, folder / "case.pt")

@@ -1,5 +1,6 @@
 """torch-uncertainty 0.13: a test run for each criterion and each OOD set."""
 
+from collections import ChainMap
 from collections.abc import Sequence
 from functools import partial
 
@@ -29,7 +30,8 @@ def run(case: Case, detectors: Sequence[str], sets: Sequence[str]) -> Outcome:
                 accelerator="cpu", logger=False, enable_progress_bar=False,
                 enable_checkpointing=False, enable_model_summary=False,
             )  # fmt: skip
-            (found,) = trainer.test(routine, [case.loader("id"), case.loader(ood)], verbose=False)
+            loaders = [case.loader("id"), case.loader(ood)]
+            found = ChainMap(*trainer.test(routine, loaders, verbose=False))
             figures[name, ood] = found["ood/AUROC"], found["ood/FPR95"]
     return Outcome(figures, partial(scores_of, case, detectors, ("id", *sets)))
 
