@@ -16,6 +16,7 @@ from bench import (
     gate_tables,
     imagenet_tables,
     objective_tables,
+    peer_tables,
     profile_tables,
     serve_tables,
     speed_tables,
@@ -26,7 +27,7 @@ from bench import (
 ROOT = Path(__file__).parents[1]
 MODULES = (
     cifar10_tables, profile_tables, study_tables, imagenet_tables, watch_tables, gate_tables,
-    objective_tables, serve_tables, speed_tables,
+    objective_tables, peer_tables, serve_tables, speed_tables,
 )  # fmt: skip
 TABLES = {name: table for module in MODULES for name, table in module.TABLES.items()}
 PLACE = re.compile(r"(?<=<!-- table: )([\w-]+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
