@@ -227,7 +227,10 @@ def test_openvino_reads_the_file_and_decides_alike(tmp_path: Path) -> None:
 def test_a_gate_is_exported_by_the_command_without_data(
     tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = {"_target_": "src.network.Network", "image_shape": [1, 8, 8], "blocks": ["1", "3"]}
+    network = {
+        "_target_": "src.network.Network", "image_shape": [1, 8, 8], "blocks": ["1", "3"],
+        "rotation_head": True,
+    }  # fmt: skip
     layers = [
         {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 2, "kernel_size": 3,
          "padding": 1, "bias": False},
