@@ -18,7 +18,7 @@ TITLES = {
     "t2fnorm": "T2FNorm",
     "rot_pred": "RotPred",
 }
-SHOWN = ("msp", "maxlogit", "energy", "featurenorm", "norm_profile", "rot_pred")
+SHOWN = ("msp", "maxlogit", "energy", "featurenorm", "norm_profile")
 
 
 @cache
@@ -48,12 +48,12 @@ def detection(study: str) -> str:
     """Accuracy, and the average AUROC of each detector over the OOD sets."""
     body = []
     for title, each in trained(study).items():
-        line = [title, spread([run.accuracy or 0 for run in each])]
+        line = [title, str(len(each)), spread([run.accuracy or 0 for run in each])]
         for name in SHOWN:
             scores = [score for run in each if (score := run.score(name, METRICS[0])) is not None]
             line.append(spread(scores) if scores else "")
         body.append(line)
-    return table(["objective", "accuracy", *(f"`{name}`" for name in SHOWN)], body)
+    return table(["objective", "seeds", "accuracy", *(f"`{name}`" for name in SHOWN)], body)
 
 
 def near_and_far(study: str) -> str:
@@ -63,9 +63,9 @@ def near_and_far(study: str) -> str:
         for group in ("near", "far"):
             line = [title, group]
             for name in SHOWN:
-                pairs = [(run.score(name, m, group) for run in each) for m in METRICS[:2]]
-                auroc, fpr95 = ([v for v in values if v is not None] for values in pairs)
-                line.append(f"{100 * mean(auroc):.1f} / {100 * mean(fpr95):.1f}" if auroc else "")
+                scored = [run for run in each if name in run.results]
+                pair = [[run.results[name][group][m] for run in scored] for m in METRICS[:2]]
+                line.append(" / ".join(f"{100 * mean(v):.1f}" for v in pair) if scored else "")
             body.append(line)
     return table(["objective", "OOD", *(f"`{name}`" for name in SHOWN)], body)
 
@@ -76,13 +76,13 @@ def selection(study: str) -> str:
     for title, each in trained(study).items():
         chosen = Counter(run.metrics["selected_block"] for run in each)
         ratios = {b: mean(run.metrics["norm_ratio"][b] for run in each) for b in each[0].blocks}
-        body.append(
-            [title]
-            + [
-                f"{ratio:.3f}" + (f" ({chosen[block]} times)" if chosen[block] else "")
-                for block, ratio in ratios.items()
-            ]
-        )
+        cells = [
+            f"**{ratio:.3f}** ({chosen[block]} of {len(each)})"
+            if chosen[block]
+            else f"{ratio:.3f}"
+            for block, ratio in ratios.items()
+        ]
+        body.append([title, *cells])
     blocks = next(iter(trained(study).values()))[0].blocks
     return table(["objective", *(f"`{block}`" for block in blocks)], body)
 
