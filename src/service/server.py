@@ -24,6 +24,7 @@ from src.service.facts import Facts
 from src.service.guard import Guard, refusal
 from src.service.limits import Limits
 from src.service.meters import Meters
+from src.service.orphans import TetheredServer
 from src.service.stream import Stream
 
 HOSTS = ("127.0.0.1", "0.0.0.0", "::")  # those that LitServe knows
@@ -158,7 +159,7 @@ def new_server(
         max_pixels=limits.max_pixels, batch=batch,
         threads=max(1, (os.cpu_count() or 1) // workers), trust=trust,
     )  # fmt: skip
-    server = LitServer(
+    server = TetheredServer(
         api, accelerator=accelerator, workers_per_device=workers, timeout=limits.seconds,
         disable_openapi_url=True,
         model_metadata=facts.described(),
