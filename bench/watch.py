@@ -20,24 +20,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import beta
 
 from bench.watch_tables import DELAYS, RESULT, TABLES
 from src.metrics import Scores, ood_metrics
-from src.metrics.watch import (
-    EPSILONS,
-    MARTINGALES,
-    POWER,
-    REFERENCES,
-    SHARES,
-    Fixed,
-    Growing,
-    Watch,
-    power,
-)
+from src.metrics.martingale import EPSILONS, POWER, SHARES, Array, power
+from src.metrics.watch import MARTINGALES, REFERENCES, Fixed, Growing, Watch
 
-Array = NDArray[np.float64]
 SIZES = (200, 1000, 5000)  # calibration images
 DELTAS = (0.01, 0.05)
 STREAMS, LENGTH = 1000, 10_000  # of the false alarms

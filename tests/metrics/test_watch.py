@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from src.counter_random import random_bits
-from src.metrics.watch import EPSILONS, MARTINGALES, REFERENCES, SHARES, Watch, Watched, rows
+from src.metrics.martingale import EPSILONS, SHARES, bound_of_mean, cells
+from src.metrics.watch import MARTINGALES, REFERENCES, Watch, Watched, rows
 
 every_reference = pytest.mark.parametrize("reference", REFERENCES)
 
@@ -88,8 +89,6 @@ def test_a_fixed_reference_has_the_p_values_of_a_gate_and_pays_for_each_bet() ->
 
 def test_the_price_of_a_bet_bounds_its_mean_for_all_but_few_calibration_sets() -> None:
     """A bet's mean given n sorted uniform scores, over many draws of these."""
-    from src.metrics.watch import bound_of_mean, cells
-
     for n, delta in ((50, 0.05), (400, 0.2)):
         gap = torch.distributions.Dirichlet(torch.ones(n + 1, dtype=torch.float64))
         torch.manual_seed(0)
