@@ -9,20 +9,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from src.metrics.norm_ratio import feature_norm
-from src.network.blocks import Place, find_blocks, propose_blocks
+from src.network.blocks import Place
+from src.network.dry_run import dry_run
 from src.network.forward_pass import ForwardPass, Reader, Unreached
-from src.network.head import (
-    FeatureTemperature,
-    call_of_head,
-    find_head,
-    head_logits,
-    is_linear,
-    logits_in,
-)
-from src.network.tracing import Call, in_mode, tap, trace
+from src.network.head import FeatureTemperature, head_logits, logits_in
+from src.network.tracing import tap
 from src.network.weights import load_weights
 from src.records.selection import CRITERIA, select
 
@@ -103,11 +96,11 @@ class Network(nn.Module):
             )
         self.register_buffer("mean", _per_channel(mean, self.image_shape[0]))
         self.register_buffer("std", _per_channel(std, self.image_shape[0]))
-        self._dry_run(blocks)
+        self._look_at(blocks)
         if feature_temperature is not None:
             scaled = nn.Sequential(FeatureTemperature(feature_temperature), self.head)
             net.set_submodule(self.head_path, scaled)
-            self._dry_run(blocks)
+            self._look_at(blocks)
         self.rotation_head = nn.Linear(self.head.in_features, ANGLES) if rotation_head else None
         self.measured: dict[str, dict[str, float]] = {}
 
@@ -301,51 +294,9 @@ class Network(nn.Module):
             for name, value in measured.items()
         }
 
-    def _dry_run(self, blocks: str | Sequence[str] | None) -> None:
-        """Finds head and blocks; the network's state and torch's random state do not change."""
-        generator = torch.Generator().manual_seed(0)
-        image = torch.rand(2, *self.image_shape, generator=generator, device="cpu").to(self.mean)
-        with torch.random.fork_rng([image.device] if image.is_cuda else []):
-            with in_mode(self.net, training=False):
-                root, logits = self._trace(image, training=False)
-                head = find_head(root, logits)
-                self.head_is_linear = is_linear(head.module, head.inputs[0][0])
-            self.head_path = head.path
-            self.num_classes: int = logits.shape[1]
-            paths = propose_blocks(root, self.image_shape) if blocks is None else blocks
-            self.places = find_blocks(root, paths, self.image_shape)
-            self._check_training(image)
-
-    def _trace(self, image: Tensor, *, training: bool) -> tuple[Call, Any]:
-        """Runs the network once, while training with copies of its buffers."""
-        state = {name: b.clone() for name, b in self.named_buffers()} if training else {}
-        when, advice = "", "correct image_shape, or choose another net"
-        if training:
-            when, advice = " while training", "switch off what it adds then, or choose another net"
-        try:
-            return trace(
-                self.net, lambda: functional_call(self, state, (image,)), training=training
-            )
-        except Exception as error:  # a net can raise anything
-            raise ValueError(
-                f"expected a {type(self.net).__name__} that takes images of image_shape "
-                f"{self.image_shape}{when}, got {type(error).__name__}: {error}; {advice}"
-            ) from error
-
-    def _check_training(self, image: Tensor) -> None:
-        """Checks that training mode gives logits too, those of the head if it returns more."""
-        shape = (len(image), self.num_classes)
-        root, logits = self._trace(image, training=True)
-        fits = isinstance(logits, Tensor) and logits.shape == shape
-        if fits and logits is not root.output[0]:
-            head = call_of_head(root, logits)
-            fits = head is not None and head.path == self.head_path
-        if not fits:
-            raise ValueError(
-                f"expected a {type(self.net).__name__} that returns the logits {shape} of "
-                f"{self.head_path!r} while training too, got a {type(root.output[0]).__name__} "
-                "that has none in the first place; switch off what it adds then, or wrap it"
-            )
+    def _look_at(self, blocks: str | Sequence[str] | None) -> None:
+        found = dry_run(self, self.net, self.image_shape, blocks, self.mean.device)
+        self.head_path, self.head_is_linear, self.num_classes, self.places = found
 
 
 def _per_channel(value: float | Sequence[float], channels: int) -> Tensor:
