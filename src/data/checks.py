@@ -8,6 +8,7 @@ __all__ = [
     "check_images",
     "check_names",
     "check_sizes",
+    "check_stored",
     "tell_notes",
 ]
 
@@ -102,4 +103,22 @@ def check_images(
         raise ValueError(
             f"expected images of shape {image_shape}, as net.image_shape says, got {shape} in "
             f"{name!r}; make the size of its source and net.image_shape agree"
+        )
+
+
+def check_stored(images: ImageSet | StoredImages, *, is_mixed: bool) -> None:
+    """Refuses training images that are decoded when used, if they are mixed or may be corrupt."""
+    if isinstance(images, ImageSet):
+        return
+    if is_mixed:
+        raise ValueError(
+            "expected training images in memory, since each is mixed with any other, got "
+            "images that are decoded when they are used; set data.mixing=null, or "
+            "data.train.in_memory=true"
+        )
+    if images.files.on_corrupt == "skip":
+        raise ValueError(
+            "expected no corrupt training images, since they are decoded when they are used, "
+            "got on_corrupt=skip; remove the corrupt images (python -m src.data verify=true "
+            "lists them), or set in_memory=true"
         )

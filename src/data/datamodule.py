@@ -21,6 +21,7 @@ from src.data.checks import (
     check_images,
     check_names,
     check_sizes,
+    check_stored,
     tell_notes,
 )
 from src.data.codec import match_codec_of
@@ -219,18 +220,7 @@ class ImageData(L.LightningDataModule):
                 decoded when used.
         """
         images = self._part("train")
-        if isinstance(images, StoredImages) and self.mixing:
-            raise ValueError(
-                "expected training images in memory, since each is mixed with any other, got "
-                "images that are decoded when they are used; set data.mixing=null, or "
-                "data.train.in_memory=true"
-            )
-        if isinstance(images, StoredImages) and images.files.on_corrupt == "skip":
-            raise ValueError(
-                "expected no corrupt training images, since they are decoded when they are used, "
-                "got on_corrupt=skip; remove the corrupt images (python -m src.data verify=true "
-                "lists them), or set in_memory=true"
-            )
+        check_stored(images, is_mixed=self.mixing is not None)
         return self._loader(images, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
