@@ -25,6 +25,7 @@ from src.run.command_line import literally
 def train(cfg: DictConfig) -> None:
     """Runs one experiment and leaves its results in `cfg.run_dir`."""
     from src.deploy import planned, write_gate
+    from src.run.checkpoint import restoring
     from src.run.directory import is_finished, resumed
     from src.run.parts import build
     from src.run.session import after_fit, check_saved, report, run_benchmark, running
@@ -42,7 +43,8 @@ def train(cfg: DictConfig) -> None:
 
     with running(cfg):
         start = perf_counter()
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with restoring(checkpoint):
+            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         settle(trainer, parts)
         trained = perf_counter()
         after_fit(cfg, trainer)

@@ -1,8 +1,17 @@
 """Checkpoints, written whole and read without running code from them."""
 
-__all__ = ["AtomicCheckpoints", "load_checkpoint", "load_state"]
+__all__ = [
+    "AtomicCheckpoints",
+    "check_progress",
+    "load_checkpoint",
+    "load_state",
+    "restoring",
+]
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -11,11 +20,20 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from src.classifier import FORMAT, Classifier
 from src.network.weights import check_finite
 from src.records.atomic import try_to_write
-from src.records.schema import plain
+from src.records.schema import each, fields, plain, whole
 from src.run.rebuild import check_measured
 from src.run.upgrade import upgraded
 
 GROUPS = ("data", "detectors", "objective", "optim", "selection", "trainer")
+ANEW = "put back a copy of that file, or remove it and resume: the training then starts anew"
+COUNTS = fields({"total": each(whole), "current": each(whole)})
+PROGRESS = fields(
+    {
+        "epoch_progress": COUNTS,
+        "epoch_loop.batch_progress": COUNTS,
+        "epoch_loop.automatic_optimization.optim_progress": fields(),
+    }
+)  # of a training; Lightning starts at epoch 0 where it finds none
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -109,6 +127,8 @@ def _is_checkpoint(content: Any) -> bool:
         return False
     if not isinstance(config, dict) or not isinstance(state, dict) or not state:
         return False
+    if not isinstance(content.get("callbacks", {}), dict):
+        return False
     groups = [config.get(group) for group in GROUPS]
     net = config.get("net")
     return (
@@ -135,3 +155,41 @@ def load_state(classifier: Classifier, state: dict[str, Any], path: str) -> None
             "checkpoint brings its own"
         ) from None
     check_measured(classifier.network, path)
+
+
+def check_progress(checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuses a checkpoint that does not say how far its training is.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    try:
+        fields({"loops": fields({"fit_loop": PROGRESS})})(checkpoint, "")
+    except ValueError as error:
+        raise ValueError(f"expected {error}, in {path}; {ANEW}") from None
+
+
+@contextmanager
+def restoring(path: Path | None) -> Iterator[None]:
+    """Inside, a checkpoint from which a training cannot resume ends in one clear error.
+
+    Lightning restores optimizer, schedule, callbacks and progress when the training begins, and
+    passes on whatever they raise.
+
+    Args:
+        path: The checkpoint; None if the training starts anew.
+
+    Raises:
+        ValueError: If a state in the checkpoint is damaged, or is that of another run.
+    """
+    try:
+        yield
+    except Exception as error:
+        names = [frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)]
+        steps = [name.removeprefix("restore_") for name in names if name.startswith("restore_")]
+        if path is None or not steps:
+            raise
+        raise ValueError(
+            f"expected the {steps[-1].replace('_', ' ')} of this run in {path}, got what cannot "
+            f"be restored ({type(error).__name__}: {str(error)[:200]}); {ANEW}"
+        ) from error

@@ -18,7 +18,7 @@ from src.records.atomic import PARTIAL, held, write_whole
 from src.records.console import say
 from src.records.literal import override
 from src.records.run_files import CONFIG_FILE, read_config
-from src.run.checkpoint import load_checkpoint
+from src.run.checkpoint import check_progress, load_checkpoint
 from src.run.command_line import repeated
 from src.run.configuration import with_defaults
 from src.run.places import check_places
@@ -157,7 +157,7 @@ def resumed(cfg: DictConfig) -> tuple[DictConfig, Path | None]:
     last = run_dir / "checkpoints" / "last.ckpt"
     if not last.exists():
         return saved, None
-    load_checkpoint(last)  # refuses what Lightning would find out late
+    check_progress(load_checkpoint(last), last)  # refuses what Lightning would find out late
     return saved, last
 
 

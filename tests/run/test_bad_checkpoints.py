@@ -284,6 +284,50 @@ def test_a_run_that_cannot_go_on_is_left_as_it_is(
         assert words in seen
 
 
+def spoil_a_callback(checkpoint: dict[str, Any]) -> None:
+    key = next(key for key in checkpoint["callbacks"] if key.startswith("ModelCheckpoint"))
+    checkpoint["callbacks"][key] = 3
+
+
+LOST = "of this run in .*, got what cannot be restored"
+DAMAGED: dict[str, tuple[str, Change]] = {
+    "no optimizer": (f"optimizers and schedulers {LOST}", lambda c: c.pop("optimizer_states")),
+    "an optimizer without groups": (
+        f"optimizers {LOST}", lambda c: c["optimizer_states"][0].update(param_groups=[])
+    ),
+    "an optimizer that is none": (f"optimizers {LOST}", lambda c: c.update(optimizer_states=[7])),
+    "a schedule that is none": (f"lr schedulers {LOST}", lambda c: c.update(lr_schedulers=["a"])),
+    "no loop": ("fit_loop in loops, got none, in", lambda c: c.update(loops={})),
+    "a loop that is none": (
+        "a dictionary at loops.fit_loop, got list", lambda c: c["loops"].update(fit_loop=[1, 2])
+    ),
+    "a negative epoch": (
+        "a whole number at loops.fit_loop.epoch_progress.current.ready, got int -1",
+        lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready=-1),
+    ),
+    "a callback whose state is none": (f"callbacks {LOST}", spoil_a_callback),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "change"), [pytest.param(*case, id=name) for name, case in DAMAGED.items()]
+)
+def test_a_state_that_cannot_be_restored_is_named_and_the_run_resumes_with_a_good_one(
+    what: str, change: Change, unfinished: Path, command: Callable[..., None]
+) -> None:
+    path = unfinished / "checkpoints/last.ckpt"
+    whole = path.read_bytes()
+    checkpoint = torch.load(path, weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=f"expected .*{what}.*; put back a copy of"):
+        command("src.train", f"resume={unfinished}")
+    assert not (unfinished / "metrics.json").exists()
+    path.write_bytes(whole)
+    command("src.train", f"resume={unfinished}")
+    assert (unfinished / "metrics.json").exists()
+
+
 def test_a_run_cannot_go_on_that_is_not_there_or_is_finished(
     finished_run: Path, refused: Refused
 ) -> None:
