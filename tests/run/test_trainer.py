@@ -58,6 +58,7 @@ ENDS: dict[str, tuple[list[str], int | None, list[int] | None]] = {
     "after an epoch without validation": (["+trainer.check_val_every_n_epoch=2"], 12, [1, 2]),
     "before the first validation": (["+trainer.check_val_every_n_epoch=9"], 12, [2]),
     "after validations in the middle": (["+trainer.val_check_interval=3"], 12, [0, 1, 2]),
+    "with averaged weights": (["+trainer/callbacks=ema"], 12, [0, 1, 2]),
     "after validations across epochs": (
         ["+trainer.val_check_interval=5", "+trainer.check_val_every_n_epoch=null"],
         12,
@@ -274,6 +275,8 @@ def test_every_refused_setting_is_tried() -> None:
         pytest.param("training", ["+trainer.val_check_interval=3"], id="validated within"),
         pytest.param("benchmark", ["+trainer.max_steps=6"], id="ended within an epoch"),
         pytest.param("benchmark", [STOP, "+trainer.min_epochs=2"], id="ended by a callback"),
+        pytest.param("training", ["+trainer/callbacks=ema"], id="averaged, killed while training"),
+        pytest.param("benchmark", ["+trainer/callbacks=ema"], id="averaged"),
     ],
 )
 def test_a_killed_training_ends_where_it_would_have_ended(
