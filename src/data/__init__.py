@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from src.data.pixmix import PixMix
     from src.data.policies import RandAugment, TrivialAugment
     from src.data.sampling import BatchSampler
+    from src.data.shards import ImageShards
     from src.data.transforms import CropFlip, Cutout
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ImageFolder",
     "ImageList",
     "ImageSet",
+    "ImageShards",
     "Letters",
     "MNIST5k",
     "Mixing",
@@ -62,6 +64,7 @@ MODULES = {
     "pixmix": ("PixMix",),
     "policies": ("RandAugment", "TrivialAugment"),
     "sampling": ("BatchSampler",),
+    "shards": ("ImageShards",),
     "transforms": ("CropFlip", "Cutout"),
 }
 

@@ -16,7 +16,7 @@ from src.data.datasets import ImageSet, PictureSource
 from src.data.decoding import OnCorrupt, View, decode
 from src.data.download import prepare
 from src.data.files import chosen, decoded, digest, state_of
-from src.data.names import numbered
+from src.data.names import class_numbers
 from src.data.opening import MAX_PIXELS
 from src.data.registry import known
 
@@ -227,7 +227,7 @@ class HuggingFace(_Collection):
 
     def _names(self, label: str) -> tuple[str, ...]:
         names = getattr(self.table.features[label], "names", None)
-        return tuple(names or numbered(max(self.table[label]), None, self.path))
+        return tuple(names or class_numbers(max(self.table[label]), None, self.path))
 
     def __str__(self) -> str:
         return self.path

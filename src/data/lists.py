@@ -5,7 +5,6 @@ __all__ = ["ImageList", "listed", "path_in"]
 import codecs
 import csv
 import os
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,15 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from src.data.files import ImageFiles
-from src.data.names import natural, numbered
+from src.data.names import numbered
 from src.data.opening import SUFFIXES
 from src.data.registry import where_from
-
-WHOLE = re.compile(r"(\d{1,18})(\.0*)?")  # pandas writes 2 as 2.0 if another label is missing
-NUMBER = re.compile(r"-?\d+(\.\d*)?|nan", re.IGNORECASE)
 
 
 class ImageList(ImageFiles):
@@ -92,7 +87,8 @@ class ImageList(ImageFiles):
         label, classes = torch.full((len(rows),), -1), list[str]()
         if labelled:
             labels = [label.strip() for _, label in rows]
-            label, classes = _numbered(path, labels, num_classes, natural_order=natural_order)
+            numbers, classes = numbered(labels, num_classes, path, natural_order=natural_order)
+            label = torch.tensor(numbers)
         super().__init__(root, [name for name in found if name], label, classes, size, **options)
 
 
@@ -204,24 +200,3 @@ def _rows_of_csv(
             f"({error}); correct it"
         ) from None
     return rows
-
-
-def _numbered(
-    path: Path, text: list[str], count: int | None, *, natural_order: bool
-) -> tuple[Tensor, list[str]]:
-    """Returns (N,) int64 labels and the class names."""
-    whole = [WHOLE.fullmatch(each) for each in text]
-    numbers = [int(match[1]) for match in whole if match]
-    if len(numbers) < len(text):
-        wrong = [each for each in text if not each or re.fullmatch(r"-\d+(\.0*)?", each)]
-        if numbers and all(NUMBER.fullmatch(each) for each in text if each):
-            wrong = [each for each, match in zip(text, whole, strict=True) if not match]
-        if wrong:
-            raise ValueError(
-                f"expected a class for each image of {path}, a name or a whole number, got "
-                f"{wrong[0][:40]!r}; set labelled=false, or correct the label"
-            )
-        classes = sorted(set(text), key=natural if natural_order else None)
-        number = {name: label for label, name in enumerate(classes)}
-        return torch.tensor([number[each] for each in text]), classes
-    return torch.tensor(numbers), numbered(max(numbers), count, str(path))
