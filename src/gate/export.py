@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from src.gate.agreement import Agreement, Said, agreement, other_sizes
@@ -167,8 +168,26 @@ def _without_dead_code(program: ExportedProgram) -> ExportedProgram:
         if not (isinstance(checked, Node) and checked.op == "placeholder"):  # the image is checked
             graph.erase_node(node)
     graph.eliminate_dead_code()
+    _drop_unused_weights(program)
     program.graph_module.recompile()
     return program
+
+
+def _drop_unused_weights(program: ExportedProgram) -> None:
+    """Drops the tensors that no operation reads: a .pt2 would hold those behind the cut."""
+    kept = []
+    for spec, node in zip(
+        program.graph_signature.input_specs,
+        program.graph.find_nodes(op="placeholder"),
+        strict=True,
+    ):
+        if node.users or spec.kind is InputKind.USER_INPUT:
+            kept.append(spec)
+            continue
+        program.graph.erase_node(node)
+        held = program.constants if spec.target in program.constants else program.state_dict
+        held.pop(spec.target, None)
+    program.graph_signature.input_specs[:] = kept
 
 
 def _halve(gate: Gate) -> None:

@@ -95,7 +95,11 @@ def test_without_the_class_nothing_is_left_behind_the_block_that_decides(tmp_pat
     assert not any("avg_pool2d" in each or "linear" in each for each in cut)
     assert len(cut) < len(whole)
     assert not any("assert" in each for each in cut[cut.index("aten.conv2d.default") :])
-    (path,) = export_gate(gate, tmp_path / "g.pt", ["onnx"], trial_images(gate), classify=False)
+    weights = traced(gate, classify=False).state_dict
+    assert [name for name in weights if ".net." in name] == ["gate.network.net.0.weight"]
+    path, _ = export_gate(
+        gate, tmp_path / "g.pt", FORMATS[::-1], trial_images(gate), classify=False
+    )
     assert [each.name for each in session(path).get_outputs()] == ["score", "p_value", "is_ood"]
 
 
