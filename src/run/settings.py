@@ -27,8 +27,8 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf import DictConfig
 
 from src.benchmark import Benchmark
+from src.callbacks import EMA
 from src.data import ImageData
-from src.weight_averaging import EMA
 
 # setting of lightning.Trainer -> how to say it here; docs/commands.md has all settings
 REFUSED = {

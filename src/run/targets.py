@@ -38,14 +38,13 @@ OPTIONS = {  # of what calls a library, by where it is defined: others read file
 # where a class may be defined, and whether a function of that place may be called too
 ROOMS = {
     "src.block_selection": False,
+    "src.callbacks": False,
     "src.data": False,
     "src.detectors": False,
     "src.loggers": True,
     "src.models": True,
     "src.network": False,
     "src.objectives": False,
-    "src.profile_curves": False,
-    "src.weight_averaging": False,
     "torchvision.models": True,
 }
 FAMILIES = {  # whose classes derive from one

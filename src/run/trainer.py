@@ -15,13 +15,13 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from omegaconf import DictConfig
 
+from src.callbacks import EMA
 from src.run.checkpoint import AtomicCheckpoints
 from src.run.configuration import sweep
 from src.run.parts import Parts
 from src.run.progress import Bars
 from src.run.session import Opening
 from src.run.settings import Loaders, check_callbacks, check_settings, check_trainer
-from src.weight_averaging import EMA
 
 ACCURACY = "val/accuracy"  # by which the best epoch is found
 

@@ -12,6 +12,10 @@ CHOSEN_BY = {
     "src.detectors.SelectedNorm": ("match_length", "src.detectors.MatchedNorm"),
     "src.detectors.NormProduct": ("standardize", "src.detectors.StandardizedNormProduct"),
 }
+MOVED = {
+    "src.profile_curves.ProfileCurves": "src.callbacks.ProfileCurves",
+    "src.weight_averaging.EMA": "src.callbacks.EMA",
+}
 
 
 def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +37,10 @@ def upgraded(config: Mapping[str, Any]) -> dict[str, Any]:
     new["detectors"] = detectors
     if "optim" in new:  # earlier trainings knew no other
         new.setdefault("objective", {"_target_": "src.objectives.CrossEntropy"})
-    new.setdefault("trainer", {}).setdefault("enable_progress_bar", True)
+    trainer = new.setdefault("trainer", {})
+    trainer.setdefault("enable_progress_bar", True)
+    if "callbacks" in trainer:  # of a run that is resumed
+        trainer["callbacks"] = _renamed(trainer["callbacks"])
     return new
 
 
@@ -43,13 +50,16 @@ def _key(name: Any) -> Any:
 
 
 def _renamed(node: Any) -> Any:
-    """Returns the configuration of detectors, at any depth, with their present classes."""
+    """Returns a configuration, at any depth, with the present classes."""
     if isinstance(node, list | tuple):
         return [_renamed(each) for each in node]
     if not isinstance(node, Mapping):
         return node
     new = {key: _renamed(value) for key, value in node.items()}
-    option, other = CHOSEN_BY.get(str(new.get("_target_")), ("", ""))
+    target = str(new.get("_target_"))
+    option, other = CHOSEN_BY.get(target, ("", ""))
     if new.pop(option, False):
         new["_target_"] = other
+    if target in MOVED:
+        new["_target_"] = MOVED[target]
     return new

@@ -159,7 +159,7 @@ def test_trust_says_what_it_trusted(caplog: pytest.LogCaptureFixture) -> None:
     "src.data.pseudo_ood.Jigsaw", "src.detectors.FeatureNorm", "torchvision.models.vit_b_16",
     "torchvision.models.convnext.CNBlockConfig", "torch.optim.SGD", "torch.nn.GELU",
     "torch.optim.lr_scheduler.OneCycleLR", "src.block_selection.BlockSelection",
-    "src.profile_curves.ProfileCurves", "src.weight_averaging.EMA", "src.data.Compose",
+    "src.callbacks.ProfileCurves", "src.callbacks.EMA", "src.data.Compose",
     "lightning.pytorch.strategies.DDPStrategy",
 ])  # fmt: skip
 def test_ours_is_built(target: str) -> None:

@@ -45,6 +45,12 @@ def test_every_change_since_format_1_is_made_once() -> None:
     assert upgraded(new) == new
 
 
+def test_callbacks_have_their_present_names() -> None:
+    old = {"ema": {"_target_": "src.weight_averaging.EMA", "decay": 0.9}}
+    new = upgraded({"trainer": {"callbacks": old}})["trainer"]["callbacks"]
+    assert new == {"ema": {"_target_": "src.callbacks.EMA", "decay": 0.9}}
+
+
 def test_a_configuration_without_selection_has_none() -> None:
     assert upgraded({"optim": {}})["selection"] is None
     assert upgraded({"selection": {}})["selection"] is None

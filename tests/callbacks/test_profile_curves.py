@@ -8,10 +8,10 @@ import torch
 
 from src.benchmark import Benchmark
 from src.block_selection import BlockSelection
+from src.callbacks import ProfileCurves
 from src.data.distortions import Blur, PixelShuffle
 from src.data.pseudo_ood import Jigsaw
 from src.detectors import NormProfile
-from src.profile_curves import ProfileCurves
 from tests.test_block_selection import BLOCKS, EPOCHS, SANITY, VALIDATION_BATCHES, Run
 
 POOL: dict[str, Any] = {"pixels": PixelShuffle(), "blur": Blur(5)}

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from src.block_selection import BlockSelection
+from src.callbacks import EMA
 from src.data.pseudo_ood import Jigsaw
-from src.weight_averaging import EMA
 from tests.test_block_selection import EPOCHS, Run
 
 State = dict[str, Tensor]
