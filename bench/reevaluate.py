@@ -34,7 +34,7 @@ def main() -> None:
 
 def numbers(metrics: dict[str, Any]) -> dict[str, Any]:
     """Returns what has to repeat."""
-    return {key: metrics[key] for key in ("id_accuracy", "norm_ratio")} | metrics["detectors"]
+    return {**{key: metrics[key] for key in ("id_accuracy", "norm_ratio")}, **metrics["detectors"]}
 
 
 if __name__ == "__main__":

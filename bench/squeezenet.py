@@ -81,7 +81,7 @@ class SqueezeNet(nn.Sequential):
 
 def state_of(arrays: dict[str, list[Any]]) -> dict[str, Tensor]:
     """Returns the state dict that follows from kernels (H, W, in, out) and biases (out,)."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, (kernel, bias) in arrays.items():
         weight = torch.from_numpy(kernel).permute(3, 2, 0, 1)
         if name == "conv1":

@@ -83,7 +83,7 @@ def run_tasks(runner: Any, folder: Path, output: Path, tasks: list[dict[str, Any
         rows.append(row | {"since_start": time.time() - float(os.environ["BEGAN"])})
         if task["keep_scores"]:
             scores = {"/".join(pair): each.numpy() for pair, each in outcome.scores().items()}
-            np.savez(output.with_suffix(f".{number}.npz"), **scores)  # type: ignore[arg-type]
+            np.savez(output.with_suffix(f".{number}.npz"), **scores)
         output.write_text(json.dumps(rows))
 
 

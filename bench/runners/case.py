@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
         self.encoder = nn.Sequential(
             Normalise(), *net.features, *pooled, *list(net.classifier)[:-1]
         )
-        self.head = net.classifier[-1]
+        self.head = cast(nn.Linear, net.classifier[-1])
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns (B, K) logits of (B, 3, 32, 32) images in [0, 1]."""
@@ -94,7 +94,8 @@ class Case:
 
     def batches(self, name: str) -> Sequence[Tensor]:
         """Returns the images of a set, batch by batch."""
-        return self.dataset(name).tensors[0].split(self.batch)
+        batches: Sequence[Tensor] = self.dataset(name).tensors[0].split(self.batch)
+        return batches
 
 
 def read_tasks(folder: Path, runner: str) -> list[dict[str, Any]]:

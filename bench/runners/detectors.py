@@ -22,7 +22,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Pipeline(OODBenchmarkPipeline):  # type: ignore[misc]
+class Pipeline(OODBenchmarkPipeline):
     """The pipeline of the library over the sets of the case."""
 
     def __init__(self, case: Case, sets: Sequence[str]) -> None:
@@ -35,7 +35,7 @@ class Pipeline(OODBenchmarkPipeline):  # type: ignore[misc]
     def _setup_datasets(self) -> None:
         self.fit_dataset, self.in_dataset = self.case.dataset("train"), self.case.dataset("id")
         self.out_datasets = {name: self.case.dataset(name) for name in self.out_datasets_names}
-        self.out_dataset = ConcatDataset([*self.out_datasets.values()])
+        self.out_dataset: ConcatDataset[Any] = ConcatDataset([*self.out_datasets.values()])
 
 
 def run(case: Case, detectors: Sequence[str], sets: Sequence[str]) -> Outcome:

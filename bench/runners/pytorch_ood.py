@@ -65,7 +65,7 @@ def run(
     network, images = case.classifier(), Images(case, sets)
     shared: Callable[[Tensor], Tensor] = network.encoder.forward
     rows: dict[str, Any] = {}
-    loading = {"batch_size": case.batch}
+    loading: dict[str, Any] = {"batch_size": case.batch}
     for name in detectors:
         encoder = shared if as_list else partial(network.encoder)
         rows[name] = built(name, network, encoder).to("cpu")
