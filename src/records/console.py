@@ -5,8 +5,7 @@ __all__ = ["console", "say", "show"]
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
 
 def console(width: int | None = None) -> "Console":
@@ -28,6 +27,6 @@ def say(text: str) -> None:
     console().print(text, highlight=False, soft_wrap=True)
 
 
-def show(*content: "Table | str") -> None:
+def show(*content: "RenderableType") -> None:
     """Prints tables, which fit into 100 columns, and text."""
     console(100).print(*content, sep="\n")

@@ -2,10 +2,13 @@
 
 __all__ = ["block_list", "block_table", "result_table", "selection_table"]
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -15,20 +18,41 @@ from src.report.blocks import blocks_of, criterion_of
 from src.report.results import METRICS
 
 
-def result_table(metrics: Mapping[str, Any]) -> Table:
+class Fitting:
+    """The first of some tables that is not too wide for what it is printed on, or the last."""
+
+    def __init__(self, *tables: Table) -> None:
+        self.tables = tables
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yields the table."""
+        free = options.update(width=sys.maxsize)
+        for table in self.tables:
+            if Measurement.get(console, free, table).maximum <= options.max_width:
+                yield table
+                return
+        yield self.tables[-1]
+
+
+def result_table(metrics: Mapping[str, Any]) -> Table | Fitting:
     """Returns one row per detector: AUROC, and below it FPR95 in both conventions, in percent.
 
-    Without an OOD set it returns the accuracy on the ID images.
+    Where the OOD sets do not fit beside their groups, only the groups are shown. Without an OOD
+    set it returns the accuracy on the ID images.
     """
     if len(metrics["counts"]) == 1:
         return accuracy_table(metrics)
+    sets, groups = list(metrics["counts"])[1:], metrics.get("data", {}).get("groups", {})
+    every = detector_table(metrics, [*sets, *groups, "average"])
+    return Fitting(every, detector_table(metrics, [*groups, "average"])) if groups else every
+
+
+def detector_table(metrics: Mapping[str, Any], columns: Sequence[str]) -> Table:
+    """Returns the results of each detector on some OOD sets and groups."""
     results = metrics["detectors"]
-    table = Table(
-        box=SIMPLE_HEAD, pad_edge=False, caption="AUROC over FPR95 (ID positive / OOD positive), %"
-    )
+    caption = "AUROC over FPR95 (ID / OOD positive), %"
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), caption=caption)
     table.add_column("detector", overflow="fold")
-    groups = metrics.get("data", {}).get("groups", {})
-    columns = [*list(metrics["counts"])[1:], *groups, "average"]
     for column in columns:
         table.add_column(column, justify="right", overflow="fold")
     for name in detector_columns(results):

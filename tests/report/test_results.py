@@ -327,6 +327,25 @@ def test_tables_of_six_ood_sets_fit_a_hundred_characters(metrics: dict[str, Any]
     assert text.count("37.5/37.5") == len(sets) + 1
 
 
+def test_a_narrow_terminal_shows_the_groups_and_no_broken_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sets = ("digits_7_to_9", "letters", "photographs", "noise")
+    columns = (*sets, "near", "far", "average")
+    row = dict.fromkeys(METRICS, 0.5)
+    metrics = {
+        "counts": dict.fromkeys(("id", *sets)),
+        "detectors": {"norm_profile": dict.fromkeys(columns, row)},
+        "data": {"groups": {"near": sets[:2], "far": sets[2:]}},
+    }
+    for width, seen in ((100, columns), (80, columns[4:]), (20, columns[4:])):
+        Console(width=width).print(result_table(metrics))
+        said = capsys.readouterr().out
+        assert max(map(len, said.splitlines())) <= width
+        if width > 20:
+            assert [name for name in columns if name in said.split()] == list(seen)
+
+
 def test_tables_show_detectors_and_blocks_apart(metrics: dict[str, Any]) -> None:
     detectors, blocks = rendered(result_table(metrics)), rendered(block_table(metrics))
     assert "msp" in detectors
