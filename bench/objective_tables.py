@@ -18,7 +18,7 @@ TITLES = {
     "t2fnorm": "T2FNorm",
     "rot_pred": "RotPred",
 }
-SHOWN = ("msp", "maxlogit", "energy", "featurenorm", "norm_profile")
+SHOWN = ("msp", "maxlogit", "energy", "featurenorm", "norm_profile", "rot_pred")
 
 
 @cache
