@@ -33,7 +33,7 @@ DETECTORS = ("norm_profile", "featurenorm", "energy")
 def measured(network: str, *overrides: str) -> dict[str, Any]:
     """Returns detector -> alpha -> rates of one network."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", ["run_dir=unused", *overrides])
+        cfg = compose("train", ["run_dir=unused", "selection.history=false", *overrides])
     data: ImageData = instantiate(cfg.data, calibration_size=cfg.data.validation_size // 2)
     classifier, selection = Classifier(load_network(network)), instantiate(cfg.selection)
     trainer = new_trainer("32-true", selection)

@@ -7,6 +7,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -107,6 +108,17 @@ def arrows() -> dict[str, set[str]]:
         ours = {name.split(".")[1] for name in imports(module) if name.startswith("src.")}
         found[room] = found.get(room, set()) | (ours - {room})
     return found
+
+
+def test_no_run_left_a_file_at_the_top() -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("needs a clone")
+    of_runs = {".csv", ".json", ".npz", ".pt", ".ckpt", ".html", ".png"}
+    top = [Path(name) for name in listed.stdout.split("\n") if "/" not in name]
+    assert top
+    assert not [name for name in top if name.suffix in of_runs]
 
 
 def test_every_module_is_looked_at() -> None:
