@@ -41,6 +41,8 @@ from src.detectors import (
 )
 from src.network import Network
 
+FEWEST = 60
+
 
 def twenty() -> dict[str, Detector]:
     """Returns detectors that need no gradient of the image, of every family."""
@@ -78,7 +80,13 @@ def main() -> None:
 
 
 def ways(images: int, batch: int) -> tuple[Network, Callable[[], None], Callable[[], None]]:
-    """Returns a network, a plain forward loop and the benchmark over the same images."""
+    """Returns a network, a plain forward loop and the benchmark over the same images.
+
+    Raises:
+        ValueError: If there are too few images to fit on. ViM needs more than its dimension.
+    """
+    if images < FEWEST:
+        raise ValueError(f"expected at least {FEWEST} images, which ViM needs, got {images}")
     network = new_network(channels_last=False).eval()
     network.norm_ratio = dict.fromkeys(network.blocks, 1.0)
     data = image_data(images * 9 // 2, images, [images // 2] * 5, batch)
