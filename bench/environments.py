@@ -22,7 +22,7 @@ WAYS: dict[str, tuple[str, list[Sequence[str]]]] = {
         "pytorch_ood.detector", [["--no-deps", "--ignore-installed", "pytorch-ood==0.4.0"]],
     ),
     "oodeel": (
-        "oodeel.methods, oodeel.eval.metrics",
+        "oodeel.methods, oodeel.eval.metrics, pyarrow",
         [["oodeel==0.4.0"], ["faiss-cpu"], ["pyarrow==19.0.1"]],
     ),
     "torch-uncertainty": (

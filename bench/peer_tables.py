@@ -23,6 +23,21 @@ TITLES = {
 CLOSE = 1e-5
 # what makes the scores of a detector differ in more than the unit
 SCORES = {
+    **{
+        (runner, name): why
+        for runner in ("pytorch_ood", "pytorch_ood_tutorial")
+        for why, names in {
+            "probabilities are at least 1e-7": ("Entropy", "GEN"),
+            "float32, and a covariance close to singular": ("Mahalanobis", "RMDS", "ViM"),
+        }.items()
+        for name in names
+    },
+    **dict.fromkeys(
+        [("oodeel", "Mahalanobis"), ("oodeel", "RMDS")],
+        "its pseudo-inverse in float32 drops most directions of the covariance",
+    ),
+    ("oodeel", "SHE"): "the largest product with any class, not that with the predicted one",
+    ("oodeel", "ASH"): "an interpolated quantile keeps one feature more",
     ("detectors", "Entropy"): "the sign is not that of its other scores",
     ("detectors", "Mahalanobis"): "multiplies with the Cholesky factor of the precision where the "
     "precision belongs",

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 from bench.environments import WAYS, environment
+from bench.peer_tables import TITLES
 from bench.runners.case import KEPT_OUT
 from src.data import ImageFolder
 from src.metrics import ood_metrics
@@ -373,7 +374,7 @@ def draw(content: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     names = [*last][::-1]
     ratio = [last[n]["theirs"]["seconds"] / last[n]["ours"]["seconds"] for n in names]
-    labels = [f"{n}, {len(last[n]['detectors'])} detectors" for n in names]
+    labels = [f"{TITLES[n]}, {len(last[n]['detectors'])} detectors" for n in names]
     bars = axes.barh(labels, ratio, color="#4477aa")
     axes.bar_label(bars, [f" {each:.1f}" for each in ratio])
     axes.axvline(1, color="#cc6677")

@@ -19,8 +19,9 @@ NAMES = {
 }  # fmt: skip
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "KNN": {"k": 50}, "ViM": {"d": 64}, "DICE": {"p": 0.9}, "NNGuide": {"k": 10},
-    "ReAct": {"percentile": 0.9}, "ASH": {"percentile": 0.9, "variant": "ash-s"},
-    "SCALE": {"percentile": 0.85}, "ODIN": {"eps": 0.0014, "temperature": 1000},
+    "NCI": {"alpha": 1e-4}, "ReAct": {"percentile": 0.9},
+    "ASH": {"percentile": 0.9, "variant": "ash-s"}, "SCALE": {"percentile": 0.85},
+    "ODIN": {"eps": 0.0014, "temperature": 1000},
     "GradNorm": {"param_filter": "head.weight".__eq__},
 }  # fmt: skip
 
