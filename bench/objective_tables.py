@@ -1,4 +1,4 @@
-"""Tables of the training objectives, from docs/results/objectives.
+"""Tables of objectives and augmentations, from docs/results/objectives and augmentations.
 
 Nothing here is a command: `python -m bench.pages` writes these tables into the documentation.
 """
@@ -11,37 +11,48 @@ from statistics import mean
 from bench.cifar10_tables import RESULTS, table
 from src.compare.runs import METRICS, Run
 
-TITLES = {
-    "cross_entropy": "cross-entropy",
-    "label_smoothing": "label smoothing",
-    "logit_norm": "LogitNorm",
-    "t2fnorm": "T2FNorm",
-    "rot_pred": "RotPred",
+STUDIES = {  # what differs -> title -> the runs of all seeds, in docs/results
+    "objective": {
+        "cross-entropy": "objectives/quickstart/cross_entropy",
+        "label smoothing": "objectives/quickstart/label_smoothing",
+        "LogitNorm": "objectives/quickstart/logit_norm",
+        "T2FNorm": "objectives/quickstart/t2fnorm",
+        "RotPred": "objectives/quickstart/rot_pred",
+    },
+    "augmentation": {
+        "crop": "objectives/quickstart/cross_entropy",
+        "crop, TrivialAugment": "augmentations/quickstart/trivial",
+        "crop, PixMix": "augmentations/quickstart/pixmix",
+        "crop, Mixup": "augmentations/quickstart/mixup",
+        "crop, CutMix": "augmentations/quickstart/cutmix",
+        "crop, averaged weights": "augmentations/quickstart/ema",
+    },
 }
 SHOWN = ("msp", "maxlogit", "energy", "featurenorm", "norm_profile", "rot_pred")
 
 
 @cache
-def runs(study: str, objective: str) -> tuple[Run, ...]:
-    """Returns the runs of an objective, one for each seed."""
-    paths = sorted((RESULTS / "objectives" / study).glob(f"{objective}_seed*.json"))
-    return tuple(map(Run, paths))
-
-
 def trained(study: str) -> dict[str, Sequence[Run]]:
-    """Returns title -> runs of every objective that the study has."""
-    found = {title: runs(study, name) for name, title in TITLES.items()}
-    if not any(found.values()):
-        raise FileNotFoundError(f"expected runs of the study {study}, got none")
-    return {title: each for title, each in found.items() if each}
+    """Returns title -> runs, one for each seed, of all that the study has."""
+    found: dict[str, Sequence[Run]] = {
+        title: [Run(path) for path in sorted(RESULTS.glob(f"{name}_seed*.json"))]
+        for title, name in STUDIES[study].items()
+    }
+    if not all(found.values()):
+        raise FileNotFoundError(f"expected runs of each {study}, got none of some")
+    return found
+
+
+def shown(study: str) -> list[str]:
+    """Returns the detectors of the tables that any run has."""
+    results = [run.results for each in trained(study).values() for run in each]
+    return [name for name in SHOWN if any(name in each for each in results)]
 
 
 def spread(values: Sequence[float]) -> str:
     """Returns the mean of fractions in percent, and the smallest and largest of several."""
-    shown = f"{100 * mean(values):.1f}"
-    if len(values) == 1:
-        return shown
-    return f"{shown} ({100 * min(values):.1f} to {100 * max(values):.1f})"
+    low, middle, high = (f"{100 * of(values):.1f}" for of in (min, mean, max))
+    return middle if len(values) == 1 else f"{middle} ({low} to {high})"
 
 
 def detection(study: str) -> str:
@@ -49,11 +60,11 @@ def detection(study: str) -> str:
     body = []
     for title, each in trained(study).items():
         line = [title, str(len(each)), spread([run.accuracy or 0 for run in each])]
-        for name in SHOWN:
+        for name in shown(study):
             scores = [score for run in each if (score := run.score(name, METRICS[0])) is not None]
             line.append(spread(scores) if scores else "")
         body.append(line)
-    return table(["objective", "seeds", "accuracy", *(f"`{name}`" for name in SHOWN)], body)
+    return table([study, "seeds", "accuracy", *(f"`{name}`" for name in shown(study))], body)
 
 
 def near_and_far(study: str) -> str:
@@ -62,12 +73,12 @@ def near_and_far(study: str) -> str:
     for title, each in trained(study).items():
         for group in ("near", "far"):
             line = [title, group]
-            for name in SHOWN:
+            for name in shown(study):
                 scored = [run for run in each if name in run.results]
                 pair = [[run.results[name][group][m] for run in scored] for m in METRICS[:2]]
                 line.append(" / ".join(f"{100 * mean(v):.1f}" for v in pair) if scored else "")
             body.append(line)
-    return table(["objective", "OOD", *(f"`{name}`" for name in SHOWN)], body)
+    return table([study, "OOD", *(f"`{name}`" for name in shown(study))], body)
 
 
 def selection(study: str) -> str:
@@ -84,11 +95,15 @@ def selection(study: str) -> str:
         ]
         body.append([title, *cells])
     blocks = next(iter(trained(study).values()))[0].blocks
-    return table(["objective", *(f"`{block}`" for block in blocks)], body)
+    return table([study, *(f"`{block}`" for block in blocks)], body)
 
 
 TABLES = {
-    "objectives-quickstart": partial(detection, "quickstart"),
-    "objectives-quickstart-groups": partial(near_and_far, "quickstart"),
-    "objectives-quickstart-selection": partial(selection, "quickstart"),
+    f"{study}s-quickstart{suffix}": partial(content, study)
+    for study in STUDIES
+    for suffix, content in {
+        "": detection,
+        "-groups": near_and_far,
+        "-selection": selection,
+    }.items()
 }

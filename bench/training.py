@@ -1,7 +1,7 @@
 """Training throughput of Classifier under Lightning, over a plain PyTorch loop.
 
 python -m bench.training [--precision bf16-mixed --channels-last --compiled]
-python -m bench.training --objectives     each objective over cross-entropy
+python -m bench.training --recipes    each objective and augmentation over cross-entropy
 """
 
 import argparse
@@ -25,18 +25,26 @@ from bench.common import (
     ratio,
 )
 from src.classifier import Classifier
-from src.data import CropFlip
-from src.network import Network
+from src.data import Augmentation, Compose, CropFlip, PixMix, TrivialAugment
 from src.objectives import CrossEntropy, LogitNorm, Objective, RotPred
 
 
-def compare_objectives(options: argparse.Namespace) -> None:
-    """Times one epoch of each objective, in turn."""
-    data = image_data(options.images, options.batch, [], options.batch)
+def compare_recipes(options: argparse.Namespace) -> None:
+    """Times one epoch of each objective and augmentation, in turn."""
     optimizer = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
 
-    def epoch(objective: Objective, network: Network) -> Callable[[], None]:
-        classifier = Classifier(network, objective=objective, optimizer=optimizer)
+    def epoch(
+        objective: Objective | None = None,
+        network: dict[str, Any] | None = None,
+        **more: Augmentation,
+    ) -> Callable[[], None]:
+        data = image_data(options.images, options.batch, [], options.batch)
+        data.augmentation = Compose(crop_flip=CropFlip(), **more)
+        classifier = Classifier(
+            new_network(options.channels_last, **network or {}),
+            objective=objective or CrossEntropy(),
+            optimizer=optimizer,
+        )
 
         def run() -> None:
             trainer = new_trainer(options.precision, max_epochs=1, limit_val_batches=0)
@@ -44,14 +52,13 @@ def compare_objectives(options: argparse.Namespace) -> None:
 
         return run
 
-    def network(**more: Any) -> Network:
-        return new_network(options.channels_last, **more)
-
     runs = {
-        "cross-entropy": epoch(CrossEntropy(), network()),
-        "LogitNorm": epoch(LogitNorm(), network()),
-        "T2FNorm": epoch(CrossEntropy(), network(feature_temperature=0.1)),
-        "RotPred": epoch(RotPred(), network(rotation_head=True)),
+        "cross-entropy": epoch(),
+        "LogitNorm": epoch(LogitNorm()),
+        "T2FNorm": epoch(network={"feature_temperature": 0.1}),
+        "RotPred": epoch(RotPred(), {"rotation_head": True}),
+        "TrivialAugment": epoch(trivial=TrivialAugment()),
+        "PixMix": epoch(pixmix=PixMix()),
     }
     plain, *others = alternate(options.repeats, *runs.values())
     for name, seconds in zip([*runs][1:], others, strict=True):
@@ -112,8 +119,8 @@ def compare_with_plain_loop(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Compares what the command line asks for."""
-    options = arguments(1280, 128, "objectives")
-    (compare_objectives if options.objectives else compare_with_plain_loop)(options)
+    options = arguments(1280, 128, "recipes")
+    (compare_recipes if options.recipes else compare_with_plain_loop)(options)
 
 
 if __name__ == "__main__":
