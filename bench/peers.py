@@ -340,7 +340,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         }
         metrics = rounds(pythons, folder, options, "--metrics")
     return {
-        "command": " ".join(["python -m bench.peers", *sys.argv[1:]]),
+        "command": command(options.data_dir),
         "images": {
             "drawn": options.data_dir is None, "id": options.images, "ood": options.images // 2,
             "train": options.train, "fit": options.fit_images, "batch": options.batch,
@@ -362,6 +362,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "equality": equal,
         "metrics": {runner: metrics_of(runs) for runner, runs in metrics.items()},
     }  # fmt: skip
+
+
+def command(data_dir: Path | None) -> str:
+    """Returns the command line, with PATH for the folder of the images."""
+    line = " ".join(["python -m bench.peers", *sys.argv[1:]])
+    return line if data_dir is None else line.replace(str(data_dir), "PATH")
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
